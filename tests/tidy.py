@@ -484,7 +484,6 @@ NAMES_IF_ORDERED = {"clear", "test", "wait"}
 FREE_ACCESS = re.compile(r"atomic_(load|store|exchange|compare_exchange|fetch|flag)_?\w*$"
                          r"|__atomic_(?!\w*fence)\w+$")
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
-IMPLIED_ON_FAILURE = {"acq_rel": "acquire", "release": "relaxed"}
 LABEL = re.compile(r"\((\d+)\)\s+(relaxed|acquire|release|acq_rel|seq_cst)\b"
                    r"(?:,?\s+on failure\s+(relaxed|acquire|seq_cst)\b)?\s*:")
 LABEL_LIKE = re.compile(r"\((\d+)\)\s+(relaxed|consume|acquire|release|acq_rel|seq_cst)\b")
@@ -516,8 +515,7 @@ class Access:
     line: int
     name: str
     order: str
-    on_failure: Optional[str]  # of a compare_exchange, as the code has it or implies it
-    states_failure: bool
+    on_failure: Optional[str]  # of a compare_exchange
     first_line: int  # of its statement
     last_line: int
     close_line: int
@@ -620,15 +618,18 @@ def accesses_of(source: Source, report: Report) -> List[Access]:
         on_failure: Optional[str] = None
         order = orders[0]
         if token.text.startswith("compare_exchange"):
-            on_failure = orders[1] if len(orders) > 1 else IMPLIED_ON_FAILURE.get(order, order)
+            if len(orders) == 1 and order != "relaxed":
+                report.add(source.path, token.line, f".{token.text}() names no order for its failure: name "
+                           "it as well")
+                continue
+            on_failure = orders[-1]
         elif len(orders) > 1:
             report.add(source.path, token.line, f".{token.text}() chooses among several memory orders: "
                        "write one call for each, so that each says what its order buys")
             continue
         first, last = source.statement(index)
         close_line = code[source.match.get(index + 1, index)].line
-        accesses.append(Access(source.path, token.line, token.text, order, on_failure, len(orders) > 1,
-                               first, last, close_line))
+        accesses.append(Access(source.path, token.line, token.text, order, on_failure, first, last, close_line))
     return accesses
 
 
@@ -787,7 +788,7 @@ def attach_label(source: Source, access: Access, labels: Dict[int, List[Label]],
     elif label.on_failure is not None and label.on_failure != access.on_failure:
         report.add(source.path, label.line, f"({label.number}) says {label.on_failure} on failure, the code "
                    f"in line {access.line} says {access.on_failure or 'nothing of failure'}")
-    elif label.on_failure is None and access.states_failure and access.on_failure != "relaxed":
+    elif label.on_failure is None and access.on_failure not in (None, "relaxed"):
         report.add(source.path, label.line, f"({label.number}) does not tell the order on failure: write "
                    f"`({label.number}) {access.order}, on failure {access.on_failure}: ...`")
     pairs = PAIRS_WITH.search(label.text)
