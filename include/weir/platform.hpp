@@ -1,0 +1,75 @@
+// platform.hpp (layer 0): what the machine and the compiler give us.
+//
+// The cache line size that shared layouts are padded to, a pause for spin loops, prefetches, and the assertion
+// that names the rule a caller broke. Everything else in weir is built on these.
+//
+// Assertions are for what only a wrong program can do: a handle used from two threads, a buffer dropped twice.
+// What can happen in operation (full, closed, corrupt bytes in shared memory) is a value or an exception of
+// error.hpp and never an assertion. WEIR_ASSERT is active unless NDEBUG is defined.
+//
+//     WEIR_ASSERT(position % 2 == 0, "a position is even before its cell is filled");
+//
+// Progress: everything here is wait-free. A process that dies here leaves nothing behind.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__linux__) == 0
+#error "weir is for Linux: it uses futexes and POSIX shared memory"
+#endif
+
+namespace weir {
+
+/// The unit that cores hand each other; shared layouts are padded to it. 64 on x86-64 and on nearly all aarch64.
+inline constexpr std::size_t cache_line_bytes = 64;
+
+static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free, "shared words need lock-free 64-bit atomics");
+static_assert(std::atomic_ref<std::uint32_t>::is_always_lock_free, "futex words need lock-free 32-bit atomics");
+
+/// An atomic view of a shared word. Shared words are plain integers: no constructor has to have run on them, and
+/// zeroed bytes are valid. Reading needs no write access, but std::atomic_ref<const T> comes only with C++26.
+template <class Word>
+[[nodiscard]] inline std::atomic_ref<Word> shared(const Word& word) noexcept {
+    return std::atomic_ref<Word>(const_cast<Word&>(word));
+}
+
+/// Tells the core that this is a spin loop.
+inline void cpu_relax() noexcept {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("isb");
+#endif
+}
+
+/// Asks for a line that is about to be written, so that one transfer brings it instead of two.
+inline void prefetch_for_write(const void* address) noexcept {
+#if defined(__x86_64__)
+    asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
+#else
+    __builtin_prefetch(address, 1);
+#endif
+}
+
+inline void prefetch_for_read(const void* address) noexcept { __builtin_prefetch(address, 0); }
+
+[[nodiscard]] constexpr std::size_t round_up(std::size_t value, std::size_t multiple) noexcept {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+namespace detail {
+[[noreturn]] void assertion_failed(const char* rule, const char* file, int line) noexcept;
+} // namespace detail
+
+} // namespace weir
+
+#if defined(NDEBUG)
+#define WEIR_ASSERT(condition, rule) static_cast<void>(0)
+#else
+#define WEIR_ASSERT(condition, rule)                                                                                  \
+    (__builtin_expect(static_cast<bool>(condition), 1)                                                                \
+         ? static_cast<void>(0)                                                                                       \
+         : ::weir::detail::assertion_failed(rule, __FILE__, __LINE__))
+#endif
