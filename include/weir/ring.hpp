@@ -1,0 +1,299 @@
+// ring.hpp (layer 2): Ring, a lock-free FIFO of small values between any number of producers and consumers.
+//
+// It lives in plain shared memory, in which all-zero bytes are an empty ring, and it works between processes that may
+// be killed at any instruction: each operation is one compare-and-swap on one cell, so it happened or it did not.
+//
+//     alignas(64) std::byte memory[weir::Ring::bytes(8)] = {};   // or a shared mapping
+//     weir::Ring ring(memory, 8);
+//     weir::RingProducer producer(ring);
+//     weir::RingConsumer consumer(ring);
+//     producer.try_push(42);                                     // 28-bit values
+//     std::uint32_t value;
+//     if (consumer.try_pop(value) == weir::RingStatus::ok) { ... }
+//
+// A cell has 64 bits: turn (36) and value (28). Position p lives in cell p mod n on lap p / n; the turn is 2 * lap while
+// the cell is empty for that lap and 2 * lap + 1 while it is filled. The turns are the truth. The two words `tail_hint`
+// and `head_hint` are hints: positions that every handle publishes once in a while, so that a new or a late handle finds
+// its place at once. A handle keeps its own position, starts from the later of that and the hint, and moves it to
+// *proven* positions only: a cell that is d > 0 turns ahead of the wanted one proves that the end lies at least
+// ((d - 1) / 2) * n + 1 further. (A jump of a whole lap on seeing the next lap would skip what is in between.)
+//
+// Turns wrap after 2^36, which is 2^35 laps; they are compared by their difference only. A process that is stopped in
+// front of its compare-and-swap for exactly that many laps meets an equal cell; improbable, not impossible.
+//
+// | at the same time      | allowed                                               |
+// | push || push || pop   | yes, from different handles, threads and processes    |
+// | a handle || itself    | no: a handle belongs to one thread at a time          |
+// | check() || anything   | no: it wants a quiet ring                             |
+//
+// Progress: lock-free. A call that runs alone ends within 2n + 64 steps; of several, one always completes.
+// If the caller dies here: the cell's compare-and-swap happened or it did not; the others see a message more or not,
+// and no operation waits for the dead. [crash: push, pop]
+// The memory is not trusted: turns that no operation writes are reported as RingStatus::corrupt.
+//
+// The port (port.hpp) is built on find_room, fill, find_item and clear, and decides by itself when an item is taken.
+//
+// Source: the per-cell turns go back to Vyukov's bounded MPMC queue (2010); here the cell carries the value too, so that
+// no operation has a middle in which it can die.
+#pragma once
+
+#include <weir/error.hpp>
+#include <weir/platform.hpp>
+
+#include <bit>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace weir {
+
+inline constexpr unsigned ring_value_bits = 28;
+inline constexpr std::uint32_t ring_value_max = (std::uint32_t{1} << ring_value_bits) - 1;
+inline constexpr std::uint32_t ring_capacity_min = 2;
+inline constexpr std::uint32_t ring_capacity_max = 65'536;
+
+enum class RingStatus : std::uint8_t { ok, full, empty, corrupt };
+
+/// What lies in shared memory in front of the cells.
+struct RingState {
+    alignas(cache_line_bytes) std::uint64_t tail_hint;
+    alignas(cache_line_bytes) std::uint64_t head_hint;
+};
+static_assert(sizeof(RingState) == 2 * cache_line_bytes);
+static_assert(offsetof(RingState, head_hint) - offsetof(RingState, tail_hint) == cache_line_bytes);
+
+/// A process-local view of a ring in shared memory. Cheap to copy.
+class Ring {
+public:
+    /// The bytes of shared memory that a ring of `capacity` values needs.
+    [[nodiscard]] static constexpr std::size_t bytes(std::uint32_t capacity) noexcept {
+        return sizeof(RingState) + round_up(capacity * sizeof(std::uint64_t), cache_line_bytes);
+    }
+
+    /// Views `memory` (aligned to a cache line, at least bytes(capacity); zeroed when the ring is new).
+    /// Throws: invalid_capacity, misaligned, invalid_size.
+    Ring(std::span<std::byte> memory, std::uint32_t capacity);
+
+    [[nodiscard]] std::uint32_t capacity() const noexcept { return static_cast<std::uint32_t>(mask_ + 1); }
+
+    /// The value of a filled cell's word.
+    [[nodiscard]] static constexpr std::uint32_t value(std::uint64_t cell) noexcept {
+        return static_cast<std::uint32_t>(cell) & ring_value_max;
+    }
+    [[nodiscard]] static constexpr bool is_filled(std::uint64_t cell) noexcept {
+        return (cell >> ring_value_bits & 1) != 0;
+    }
+
+    [[nodiscard]] std::uint64_t load_cell(std::uint64_t position) const noexcept {
+        // (1) seq_cst: what was written before the cell changed is seen, the message's bytes or the taker's last use;
+        // and who is about to sleep looks here after it set the waiters' bit; pairs with (2), (3), and (1) in
+        // event_count.hpp
+        return shared(cells_[position & mask_]).load(std::memory_order_seq_cst);
+    }
+
+    /// Fills the empty cell of `position`. False: another was faster.
+    [[nodiscard]] bool fill(std::uint64_t position, std::uint32_t value) noexcept {
+        std::uint64_t expected = empty_cell(position);
+        // (2) seq_cst, on failure acquire: hands over the message, and then the waiters' bit is looked at; a loser has
+        // seen what the winner did; pairs with (1), (3), and (2) in event_count.hpp
+        return shared(cells_[position & mask_])
+            .compare_exchange_strong(expected, expected | filled_bit | value, std::memory_order_seq_cst,
+                                     std::memory_order_acquire);
+    }
+
+    /// Empties the cell of `position`, which held `cell`, for the next lap. False: another was faster.
+    bool clear(std::uint64_t position, std::uint64_t cell) noexcept {
+        // (3) seq_cst, on failure acquire: hands the room over, and then the waiters' bit is looked at; a loser has seen
+        // what the winner did; pairs with (1), (2), and (2) in event_count.hpp
+        return shared(cells_[position & mask_])
+            .compare_exchange_strong(cell, (cell & ~std::uint64_t{ring_value_max}) + filled_bit,
+                                     std::memory_order_seq_cst, std::memory_order_acquire);
+    }
+
+    /// Moves `position` to the tail and says whether there is room (ok, full, corrupt). `is_taken(cell)` tells whether
+    /// the item that last lap left in `cell` has been taken though the cell was not cleared; then it is cleared here.
+    template <class IsTaken>
+    [[nodiscard]] RingStatus find_room(std::uint64_t& position, IsTaken&& is_taken) noexcept {
+        Search search(*this, state_->tail_hint, position);
+        for (;;) {
+            const std::uint64_t cell = load_cell(position);
+            const std::int64_t ahead = turns_ahead(cell, empty_cell(position));
+            if (ahead == 0) {
+                return RingStatus::ok;
+            }
+            if (ahead > 0) {
+                if (!search.advance(position, ahead)) {
+                    return RingStatus::corrupt;
+                }
+            } else if (ahead < -1) {
+                return RingStatus::corrupt;
+            } else if (is_taken(cell)) {
+                clear(position, cell);
+            } else if (load_cell(position) == cell) {
+                // Read again: only if the cell did not change was its item in the ring when is_taken() looked.
+                return RingStatus::full;
+            }
+        }
+    }
+
+    /// Moves `position` to the head and says whether there is an item (ok, empty, corrupt), whose cell it returns.
+    [[nodiscard]] RingStatus find_item(std::uint64_t& position, std::uint64_t& cell) noexcept {
+        Search search(*this, state_->head_hint, position);
+        for (;;) {
+            cell = load_cell(position);
+            const std::int64_t ahead = turns_ahead(cell, empty_cell(position) | filled_bit);
+            if (ahead == 0) {
+                return RingStatus::ok;
+            }
+            if (ahead < 0) {
+                return ahead == -1 ? RingStatus::empty : RingStatus::corrupt;
+            }
+            if (!search.advance(position, ahead)) {
+                return RingStatus::corrupt;
+            }
+        }
+    }
+
+    /// Publishes `position` as a hint once in a while, when it has come to it by one operation.
+    void hint_tail(std::uint64_t position) noexcept { hint(state_->tail_hint, position); }
+    void hint_head(std::uint64_t position) noexcept { hint(state_->head_hint, position); }
+
+    /// Publishes `position` now; for the end of a batch, and for a handle that goes.
+    void publish_tail(std::uint64_t position) noexcept { publish(state_->tail_hint, position); }
+    void publish_head(std::uint64_t position) noexcept { publish(state_->head_hint, position); }
+
+    /// About how many items there are, from the hints.
+    [[nodiscard]] std::uint64_t size_hint(std::uint64_t tail_position) const noexcept {
+        // relaxed: a number for people to read
+        const std::uint64_t head = shared(state_->head_hint).load(std::memory_order_relaxed);
+        const std::uint64_t size = tail_position - head;
+        return size <= mask_ + 1 ? size : 0;
+    }
+
+    /// Names each broken invariant of a quiet ring; empty when it is sound.
+    [[nodiscard]] std::vector<std::string> check() const;
+
+private:
+    static constexpr std::uint64_t filled_bit = std::uint64_t{1} << ring_value_bits;
+    static constexpr std::uint64_t hint_interval = 8;
+
+    [[nodiscard]] std::uint64_t empty_cell(std::uint64_t position) const noexcept {
+        return position >> capacity_log2_ << (ring_value_bits + 1);
+    }
+
+    /// By how many turns `cell` is ahead of `wanted`; a 36-bit difference with its sign.
+    [[nodiscard]] static constexpr std::int64_t turns_ahead(std::uint64_t cell, std::uint64_t wanted) noexcept {
+        return static_cast<std::int64_t>((cell & ~std::uint64_t{ring_value_max}) - wanted) >> ring_value_bits;
+    }
+
+    /// The way from a handle's position to the ring's end. Bytes that no operation writes could send it around in
+    /// circles: where it took more steps than an end can be away from the hint while the hint stands still, it stops.
+    class Search {
+    public:
+        Search(const Ring& ring, const std::uint64_t& hint, std::uint64_t& position) noexcept
+            : ring_(&ring), hint_(&hint) {
+            seen_hint_ = load_hint(hint);
+            if (static_cast<std::int64_t>(seen_hint_ - position) > 0) {
+                position = seen_hint_;
+            }
+        }
+
+        [[nodiscard]] bool advance(std::uint64_t& position, std::int64_t ahead) noexcept {
+            const std::uint64_t laps = (static_cast<std::uint64_t>(ahead) - 1) / 2;
+            position += (laps << ring_->capacity_log2_) + 1;
+            if (++step_count_ <= 2 * std::uint64_t{ring_->capacity()} + 64) {
+                return true;
+            }
+            const std::uint64_t hint = load_hint(*hint_);
+            const bool others_moved = hint != seen_hint_;
+            seen_hint_ = hint;
+            step_count_ = 0;
+            return others_moved;
+        }
+
+    private:
+        const Ring* ring_;
+        const std::uint64_t* hint_;
+        std::uint64_t seen_hint_ = 0;
+        std::uint64_t step_count_ = 0;
+    };
+
+    [[nodiscard]] static std::uint64_t load_hint(const std::uint64_t& hint) noexcept {
+        // (4) acquire: a position learnt from a hint brings along what it skipped; pairs with (5)
+        return shared(hint).load(std::memory_order_acquire);
+    }
+
+    static void publish(std::uint64_t& hint, std::uint64_t position) noexcept {
+        // (5) release: all that lies before the position happened before; pairs with (4)
+        shared(hint).store(position, std::memory_order_release);
+    }
+
+    static void hint(std::uint64_t& hint, std::uint64_t position) noexcept {
+        if (position % hint_interval == 0) {
+            publish(hint, position);
+        }
+    }
+
+    RingState* state_;
+    std::uint64_t* cells_;
+    std::uint64_t mask_;
+    unsigned capacity_log2_;
+};
+
+/// One thread's handle for pushing into a ring that is used alone.
+class RingProducer {
+public:
+    explicit RingProducer(Ring ring) noexcept : ring_(ring) {}
+
+    /// Progress: lock-free.
+    /// Returns ok, full or corrupt. `value` is at most ring_value_max.
+    /// If the caller dies here: the value is in the ring or it is not. [crash: push]
+    [[nodiscard]] RingStatus try_push(std::uint32_t value) noexcept {
+        WEIR_ASSERT(value <= ring_value_max, "a ring carries 28-bit values");
+        for (;;) {
+            const RingStatus status = ring_.find_room(position_, [](std::uint64_t) { return false; });
+            if (status != RingStatus::ok) {
+                return status;
+            }
+            if (ring_.fill(position_, value)) {
+                ring_.hint_tail(++position_);
+                return RingStatus::ok;
+            }
+        }
+    }
+
+private:
+    Ring ring_;
+    std::uint64_t position_ = 0;
+};
+
+/// One thread's handle for popping from a ring that is used alone.
+class RingConsumer {
+public:
+    explicit RingConsumer(Ring ring) noexcept : ring_(ring) {}
+
+    /// Progress: lock-free.
+    /// Returns ok with the oldest value in `value`, or empty or corrupt.
+    /// If the caller dies here: the value is still in the ring, or it was taken. [crash: pop]
+    [[nodiscard]] RingStatus try_pop(std::uint32_t& value) noexcept {
+        for (;;) {
+            std::uint64_t cell = 0;
+            const RingStatus status = ring_.find_item(position_, cell);
+            if (status != RingStatus::ok) {
+                return status;
+            }
+            if (ring_.clear(position_, cell)) {
+                ring_.hint_head(++position_);
+                value = Ring::value(cell);
+                return RingStatus::ok;
+            }
+        }
+    }
+
+private:
+    Ring ring_;
+    std::uint64_t position_ = 0;
+};
+
+} // namespace weir

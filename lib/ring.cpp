@@ -1,0 +1,56 @@
+#include <weir/ring.hpp>
+
+#include <algorithm>
+
+namespace weir {
+
+Ring::Ring(std::span<std::byte> memory, std::uint32_t capacity) {
+    if (!std::has_single_bit(capacity) || capacity < ring_capacity_min || capacity > ring_capacity_max) {
+        throw_error(errc::invalid_capacity, "a ring holds 2 to 65,536 values, a power of two; asked for " +
+                                                std::to_string(capacity));
+    }
+    if (reinterpret_cast<std::uintptr_t>(memory.data()) % cache_line_bytes != 0) {
+        throw_error(errc::misaligned, "a ring's memory starts on a cache line of 64 bytes");
+    }
+    if (memory.size() < bytes(capacity)) {
+        throw_error(errc::invalid_size, "a ring of " + std::to_string(capacity) + " values needs " +
+                                            std::to_string(bytes(capacity)) + " bytes, was given " +
+                                            std::to_string(memory.size()));
+    }
+    state_ = reinterpret_cast<RingState*>(memory.data());
+    cells_ = reinterpret_cast<std::uint64_t*>(memory.data() + sizeof(RingState));
+    mask_ = capacity - 1;
+    capacity_log2_ = static_cast<unsigned>(std::countr_zero(capacity));
+}
+
+std::vector<std::string> Ring::check() const {
+    std::vector<std::string> broken;
+    const std::uint64_t capacity = mask_ + 1;
+    // The position that each cell is filled with or empty for; all lie within one lap in a quiet ring. They are compared
+    // with the first cell's by their difference, because turns wrap.
+    const std::uint64_t first_turn = load_cell(0) >> ring_value_bits;
+    std::int64_t push_first = 0, push_last = 0, pop_first = 0, pop_last = 0;
+    for (std::uint64_t index = 0; index < capacity; ++index) {
+        const std::uint64_t cell = load_cell(index);
+        if (!is_filled(cell) && value(cell) != 0) {
+            broken.push_back("ring cell " + std::to_string(index) + " is empty but holds the value " +
+                             std::to_string(value(cell)));
+        }
+        const std::int64_t turns = turns_ahead(cell, (first_turn & ~std::uint64_t{1}) << ring_value_bits);
+        const std::int64_t pop = (turns >> 1) * static_cast<std::int64_t>(capacity) + static_cast<std::int64_t>(index);
+        const std::int64_t push = pop + (is_filled(cell) ? static_cast<std::int64_t>(capacity) : 0);
+        push_first = index == 0 ? push : std::min(push_first, push);
+        push_last = index == 0 ? push : std::max(push_last, push);
+        pop_first = index == 0 ? pop : std::min(pop_first, pop);
+        pop_last = index == 0 ? pop : std::max(pop_last, pop);
+    }
+    if (push_last - push_first >= static_cast<std::int64_t>(capacity)) {
+        broken.push_back("ring turns: the cells' next pushes are more than one lap apart");
+    }
+    if (pop_last - pop_first >= static_cast<std::int64_t>(capacity)) {
+        broken.push_back("ring turns: the cells' next pops are more than one lap apart");
+    }
+    return broken;
+}
+
+} // namespace weir
