@@ -1,0 +1,462 @@
+// buffer_pool.hpp (layer 3): BufferPool, BufferPtr and SharedBufferAllocator.
+//
+// A pool is N buffers of one size in shared memory, each with its reference words. It lies in two pieces of memory:
+// control (parameters, hints, one header of a cache line for each buffer: 4 reference words and 32 bytes of metadata;
+// 12 words take a second line) and payload. format() prepares the control memory once; then each process makes its own
+// BufferPool over it with its own membership.
+//
+//     const weir::BufferPoolOptions options{.buffer_bytes = 65536, .buffer_count = 64};
+//     weir::BufferPool::format(control, options);                      // once
+//     weir::BufferPool pool(control, payload, me);                     // in each process
+//     weir::BufferPtr frame = pool.try_allocate();                     // empty when none is free
+//     std::ranges::copy(bytes, frame.bytes().begin());
+//     frame.resize(bytes.size());
+//
+// A BufferPtr owns one reference. Copies of it inside the process share that reference and count themselves in private
+// memory; clone() takes a further reference, which can cross a port by itself. The last copy to go drops the reference,
+// and the buffer is free when its last reference is dropped. Who holds the only reference may write; who shares the
+// buffer with others only reads, unless they agree otherwise.
+//
+// | at the same time                                  | allowed                         |
+// | any calls of a BufferPool, from any threads       | yes                             |
+// | calls of different BufferPtrs, from any threads   | yes, also of copies of one      |
+// | copying one const BufferPtr from several threads  | yes                             |
+// | other calls of one BufferPtr from several threads | no                              |
+// | format() || anything                              | no                              |
+//
+// A BufferPool is a counted handle on the process's view; BufferPtrs point to that view and must not outlive the last
+// BufferPool of it. After fork() the child joins and makes its own BufferPool; it must not touch its parent's.
+//
+// The memory is not trusted: sizes and indices are bounded by what was checked on opening.
+#pragma once
+
+#include <weir/error.hpp>
+#include <weir/event_count.hpp>
+#include <weir/free_hints.hpp>
+#include <weir/platform.hpp>
+#include <weir/process_table.hpp>
+#include <weir/reference.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace weir {
+
+inline constexpr std::uint32_t domain_buffer_count_max = 1'048'576;
+inline constexpr std::uint64_t buffer_bytes_min = 64;
+inline constexpr std::uint64_t buffer_bytes_max = std::uint64_t{1} << 30;
+inline constexpr unsigned references_per_line = 4;
+inline constexpr unsigned references_per_buffer_max = 12;
+
+struct BufferPoolOptions {
+    std::uint64_t buffer_bytes = 0;          ///< what a buffer holds, 64 B to 1 GiB
+    std::uint32_t buffer_count = 0;          ///< 1 to 1,048,576
+    std::uint32_t references_per_buffer = 4; ///< 4, or 12: how many ports and processes can hold one buffer at a time
+    std::uint32_t first_buffer = 0;          ///< pools of one domain number their buffers without overlap
+};
+
+/// The line of a buffer that crosses a port: the reference words and what is said about the message.
+struct alignas(cache_line_bytes) BufferHeader {
+    std::uint64_t references[references_per_line];
+    std::uint32_t size_bytes; ///< how much of the buffer is message
+    std::uint32_t tag;        ///< the user's
+    std::uint64_t sequence;   ///< of the producer that pushed it
+    std::uint64_t time_ns;    ///< when it was pushed, where the port was opened with time stamps
+    std::uint64_t reserved;
+};
+static_assert(sizeof(BufferHeader) == cache_line_bytes);
+static_assert(offsetof(BufferHeader, size_bytes) == 32);
+
+struct BufferPoolState {
+    static constexpr std::uint64_t magic_value = 0x3130'6c6f'6f70'6577; // "wepool01"
+
+    std::uint64_t magic;
+    std::uint64_t buffer_bytes;
+    std::uint64_t stride_bytes;
+    std::uint32_t buffer_count;
+    std::uint32_t references_per_buffer;
+    std::uint32_t first_buffer;
+    alignas(cache_line_bytes) std::uint32_t freed_event;
+};
+static_assert(sizeof(BufferPoolState) == 2 * cache_line_bytes);
+static_assert(offsetof(BufferPoolState, freed_event) == cache_line_bytes);
+
+/// One process's view of a pool; what BufferPool, BufferPtr and the ports work on.
+class BufferPoolView {
+public:
+    BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership);
+
+    [[nodiscard]] std::uint32_t buffer_count() const noexcept { return buffer_count_; }
+    [[nodiscard]] std::uint64_t buffer_bytes() const noexcept { return buffer_bytes_; }
+    [[nodiscard]] unsigned references_per_buffer() const noexcept { return reference_count_; }
+    [[nodiscard]] std::uint32_t first_buffer() const noexcept { return first_buffer_; }
+    [[nodiscard]] const Membership& membership() const noexcept { return membership_; }
+    [[nodiscard]] Owner owner() const noexcept { return owner_; }
+
+    [[nodiscard]] BufferHeader& header(std::uint32_t index) const noexcept {
+        return *reinterpret_cast<BufferHeader*>(headers_ + index * header_stride_bytes_);
+    }
+    /// Words 0 to 3 lie in the header's line, the others in the one behind it.
+    [[nodiscard]] std::uint64_t& reference(std::uint32_t index, unsigned number) const noexcept {
+        auto* words = reinterpret_cast<std::uint64_t*>(headers_ + index * header_stride_bytes_);
+        return words[number < references_per_line ? number : number + references_per_line];
+    }
+    [[nodiscard]] std::byte* payload(std::uint32_t index) const noexcept { return payload_ + index * stride_bytes_; }
+    [[nodiscard]] std::uint64_t payload_offset_bytes(std::uint32_t index) const noexcept {
+        return index * stride_bytes_;
+    }
+
+    /// Takes buffer `index` if it is free; its reference 0 is ours then.
+    [[nodiscard]] bool try_take(std::uint32_t index) noexcept {
+        std::uint64_t& first = reference(index, 0);
+        const std::uint64_t seen = load_reference(first);
+        if (!is_free(seen) || !try_hold(first, seen, owner_)) {
+            return false;
+        }
+        if (others_stay_free(index)) {
+            return true;
+        }
+        drop(index, 0);
+        return false;
+    }
+
+    /// Takes any buffer that the hints lead to.
+    [[nodiscard]] bool try_take_any(std::uint32_t& index) noexcept {
+        const auto take = [this, &index](std::uint32_t candidate) noexcept {
+            index = candidate;
+            return try_take(candidate);
+        };
+        return hints_.find(take) || scan(scan_length, take);
+    }
+
+    /// Looks at every buffer.
+    [[nodiscard]] bool try_take_by_scan(std::uint32_t& index) noexcept {
+        return scan(buffer_count_, [this, &index](std::uint32_t candidate) noexcept {
+            index = candidate;
+            return try_take(candidate);
+        });
+    }
+
+    /// Takes a further reference of a buffer that the caller holds a reference of. False: all are in use.
+    [[nodiscard]] bool try_clone(std::uint32_t index, unsigned& number) noexcept {
+        for (number = 0; number < reference_count_; ++number) {
+            std::uint64_t& word = reference(index, number);
+            const std::uint64_t seen = load_reference(word);
+            if (is_free(seen) && try_hold(word, seen, owner_)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    /// Drops a reference that this process holds.
+    void drop(std::uint32_t index, unsigned number) noexcept {
+        set_free(reference(index, number));
+        // Of several who drop at once, at least one finds all words free: stores and loads are seq_cst.
+        if (is_unused(index)) {
+            hints_.offer(index);
+            freed_event().notify();
+        }
+    }
+
+    [[nodiscard]] bool is_unused(std::uint32_t index) const noexcept {
+        for (unsigned number = 0; number < reference_count_; ++number) {
+            if (!is_free(load_reference(reference(index, number)))) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    /// Whether `number` is the only reference of the buffer in use.
+    [[nodiscard]] bool is_only_reference(std::uint32_t index, unsigned number) const noexcept {
+        for (unsigned other = 0; other < reference_count_; ++other) {
+            if (other != number && !is_free(load_reference(reference(index, other)))) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    [[nodiscard]] EventCount freed_event() const noexcept { return EventCount(state_->freed_event); }
+    [[nodiscard]] FreeHints& hints() noexcept { return hints_; }
+
+    /// The private count of the further copies of a BufferPtr in this process.
+    [[nodiscard]] std::atomic<std::uint32_t>& copy_count(std::uint32_t index, unsigned number);
+
+private:
+    static constexpr std::uint32_t scan_length = 128;
+
+    /// Reads the other words twice. One reading is not enough: a holder that clones to a lower word and drops the higher
+    /// one hides from it, and the buffer would get two owners (tests/model/alloc.pml).
+    [[nodiscard]] bool others_stay_free(std::uint32_t index) const noexcept {
+        std::uint64_t seen[references_per_buffer_max];
+        for (unsigned number = 1; number < reference_count_; ++number) {
+            seen[number] = load_reference(reference(index, number));
+            if (!is_free(seen[number])) {
+                return false;
+            }
+        }
+        for (unsigned number = 1; number < reference_count_; ++number) {
+            if (load_reference(reference(index, number)) != seen[number]) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    template <class Take>
+    [[nodiscard]] bool scan(std::uint32_t length, Take&& take) noexcept {
+        // relaxed: where the search begins does not matter
+        std::uint32_t index = scan_cursor_.load(std::memory_order_relaxed);
+        const std::uint32_t count = length < buffer_count_ ? length : buffer_count_;
+        bool found = false;
+        for (std::uint32_t step = 0; step < count && !found; ++step) {
+            index = index < buffer_count_ ? index : 0;
+            found = is_free(load_reference(reference(index, 0))) && take(index);
+            ++index;
+        }
+        // relaxed: as above
+        scan_cursor_.store(index, std::memory_order_relaxed);
+        return found;
+    }
+
+    Membership membership_;
+    Owner owner_;
+    BufferPoolState* state_ = nullptr;
+    std::byte* headers_ = nullptr;
+    std::byte* payload_ = nullptr;
+    std::uint64_t header_stride_bytes_ = 0;
+    std::uint64_t stride_bytes_ = 0;
+    std::uint64_t buffer_bytes_ = 0;
+    std::uint32_t buffer_count_ = 0;
+    std::uint32_t reference_count_ = 0;
+    std::uint32_t first_buffer_ = 0;
+    std::atomic<std::uint32_t> scan_cursor_{0};
+    FreeHints hints_;
+    std::once_flag copy_counts_once_;
+    std::unique_ptr<std::atomic<std::uint32_t>[], void (*)(void*)> copy_counts_;
+};
+
+/// Owns one reference to a buffer, or nothing.
+class BufferPtr {
+public:
+    BufferPtr() noexcept = default;
+    BufferPtr(BufferPtr&& other) noexcept
+        : pool_(std::exchange(other.pool_, nullptr)), index_(other.index_), reference_(other.reference_),
+          copied_(other.copied_) {}
+    BufferPtr& operator=(BufferPtr&& other) noexcept {
+        BufferPtr moved(std::move(other));
+        swap(moved);
+        return *this;
+    }
+    /// A copy shares the reference; it costs no shared memory.
+    /// Progress: lock-free; the first copy in a pool allocates private memory.
+    /// If the caller dies here: its reference comes back by reaping, once. [crash: drop]
+    BufferPtr(const BufferPtr& other);
+    BufferPtr& operator=(const BufferPtr& other) {
+        BufferPtr copy(other);
+        swap(copy);
+        return *this;
+    }
+    ~BufferPtr() { reset(); }
+
+    /// Drops the reference, if this is its last copy.
+    /// Progress: lock-free.
+    /// If the caller dies here: the reference is held still and reaping frees it, or it was dropped. [crash: drop]
+    void reset() noexcept {
+        if (pool_ != nullptr) {
+            if (is_last_copy()) {
+                pool_->drop(index_, reference_);
+            }
+            pool_ = nullptr;
+        }
+    }
+
+    [[nodiscard]] explicit operator bool() const noexcept { return pool_ != nullptr; }
+
+    /// The message: all of the buffer when it is new, what resize() made of it afterwards.
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return {pool_->payload(index_), size_bytes()}; }
+    [[nodiscard]] std::size_t size_bytes() const noexcept {
+        const std::uint64_t size = pool_->header(index_).size_bytes;
+        return size <= pool_->buffer_bytes() ? size : pool_->buffer_bytes();
+    }
+    [[nodiscard]] std::size_t capacity_bytes() const noexcept { return pool_->buffer_bytes(); }
+
+    /// Says how much of the buffer is message; at most capacity_bytes().
+    void resize(std::size_t bytes) noexcept {
+        WEIR_ASSERT(bytes <= capacity_bytes(), "a message is not larger than its buffer");
+        pool_->header(index_).size_bytes = static_cast<std::uint32_t>(bytes);
+    }
+
+    [[nodiscard]] std::uint32_t tag() const noexcept { return pool_->header(index_).tag; }
+    void set_tag(std::uint32_t tag) noexcept { pool_->header(index_).tag = tag; }
+
+    /// The number that the producer which pushed the message gave it, from 0 on. A producer numbers a message only while
+    /// it holds the buffer's only reference: of clones that are pushed to several ports, the first push numbers all.
+    [[nodiscard]] std::uint64_t sequence() const noexcept { return pool_->header(index_).sequence; }
+    /// When it was pushed, on CLOCK_MONOTONIC in ns, where the port has time stamps; else 0.
+    [[nodiscard]] std::uint64_t time_ns() const noexcept { return pool_->header(index_).time_ns; }
+
+    /// Takes a further reference to the same buffer; empty when all reference words are in use.
+    /// Progress: lock-free.
+    /// If the caller dies here: the reference was taken, and reaping frees it, or it was not. [crash: clone]
+    [[nodiscard]] BufferPtr clone() const noexcept {
+        unsigned number = 0;
+        return pool_->try_clone(index_, number) ? BufferPtr(*pool_, index_, number) : BufferPtr();
+    }
+
+    /// How many references are in use, and how many copies of this one there are in this process; a snapshot.
+    [[nodiscard]] std::uint32_t use_count() const;
+
+    /// The buffer's number in the domain.
+    [[nodiscard]] std::uint32_t id() const noexcept { return pool_->first_buffer() + index_; }
+    /// Where the buffer lies in its pool's payload, the same in every process.
+    [[nodiscard]] std::uint64_t payload_offset_bytes() const noexcept { return pool_->payload_offset_bytes(index_); }
+
+    void swap(BufferPtr& other) noexcept {
+        std::swap(pool_, other.pool_);
+        std::swap(index_, other.index_);
+        std::swap(reference_, other.reference_);
+        std::swap(copied_, other.copied_);
+    }
+
+    /// For the ports: takes over a reference that this process holds, and gives it away again.
+    BufferPtr(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept
+        : pool_(&pool), index_(index), reference_(static_cast<std::uint8_t>(reference)) {}
+    [[nodiscard]] BufferPoolView* pool() const noexcept { return pool_; }
+    [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
+    [[nodiscard]] unsigned reference() const noexcept { return reference_; }
+    [[nodiscard]] bool is_copied() const noexcept;
+    void forget() noexcept { pool_ = nullptr; }
+
+private:
+    [[nodiscard]] bool is_last_copy() noexcept { return copied_ == 0 || leave_copies(); }
+    [[nodiscard]] bool leave_copies() noexcept;
+
+    BufferPoolView* pool_ = nullptr;
+    std::uint32_t index_ = 0;
+    std::uint8_t reference_ = 0;
+    mutable std::uint8_t copied_ = 0; ///< whether this one was ever copied, or is a copy
+};
+
+/// A process's handle on a pool. Cheap to copy.
+class BufferPool {
+public:
+    /// The bytes of control and of payload memory that such a pool needs.
+    /// Throws: invalid_size.
+    [[nodiscard]] static std::size_t control_bytes(const BufferPoolOptions& options);
+    [[nodiscard]] static std::size_t payload_bytes(const BufferPoolOptions& options);
+
+    /// Prepares zeroed control memory, before anyone opens it.
+    /// Throws: invalid_size, misaligned.
+    static void format(std::span<std::byte> control, const BufferPoolOptions& options);
+
+    /// Opens a formatted pool for one membership.
+    /// Throws: misaligned, wrong_kind, truncated, corrupt.
+    BufferPool(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)
+        : view_(std::make_shared<BufferPoolView>(control, payload, membership)) {}
+
+    [[nodiscard]] std::uint32_t buffer_count() const noexcept { return view_->buffer_count(); }
+    [[nodiscard]] std::uint64_t buffer_bytes() const noexcept { return view_->buffer_bytes(); }
+    [[nodiscard]] unsigned references_per_buffer() const noexcept { return view_->references_per_buffer(); }
+    [[nodiscard]] std::uint32_t first_buffer() const noexcept { return view_->first_buffer(); }
+
+    /// A free buffer, or nothing. It looks where the hints lead and at 128 further buffers: in rare cases, after a crash
+    /// that was not reaped yet, it returns nothing though a buffer is free.
+    /// Progress: lock-free.
+    /// If the caller dies here: the buffer is free, or held by the dead, and reaping frees it.
+    /// [crash: allocate, allocate_contended]
+    [[nodiscard]] BufferPtr try_allocate() noexcept {
+        std::uint32_t index = 0;
+        return view_->try_take_any(index) ? fresh(index) : BufferPtr();
+    }
+
+    /// Waits until a buffer is free.
+    /// Progress: blocking.
+    /// If the caller dies here: as in try_allocate(). [crash: allocate, wait]
+    [[nodiscard]] BufferPtr allocate(const WaitOptions& wait = {}) noexcept {
+        return allocate_until(deadline_never, wait);
+    }
+
+    /// As allocate(); empty where none became free in time.
+    [[nodiscard]] BufferPtr allocate_for(std::chrono::nanoseconds timeout, const WaitOptions& wait = {}) noexcept {
+        return allocate_until(deadline_after(timeout.count()), wait);
+    }
+    [[nodiscard]] BufferPtr allocate_until(DeadlineNs deadline_ns, const WaitOptions& wait = {}) noexcept;
+
+    /// How many buffers have no reference in use; a snapshot that reads every header.
+    [[nodiscard]] std::uint32_t free_count() const noexcept;
+
+    /// Names each broken invariant; empty when the pool is sound. With a table, owners must be alive in it.
+    [[nodiscard]] std::vector<std::string> check(const ProcessTable* table = nullptr) const;
+
+    [[nodiscard]] BufferPoolView& view() const noexcept { return *view_; }
+
+private:
+    [[nodiscard]] BufferPtr fresh(std::uint32_t index) noexcept {
+        view_->header(index).size_bytes = static_cast<std::uint32_t>(view_->buffer_bytes());
+        return {*view_, index, 0};
+    }
+
+    std::shared_ptr<BufferPoolView> view_;
+};
+
+/// Several pools as one: a size gets a buffer of the pool that fits best, and a message's buffer is found by its number.
+/// add() || anything: no; all else from any thread.
+class SharedBufferAllocator {
+public:
+    SharedBufferAllocator() = default;
+    explicit SharedBufferAllocator(BufferPool pool) { add(std::move(pool)); }
+
+    /// Throws: other_parameters, where the pool's buffer numbers overlap another's.
+    void add(BufferPool pool);
+
+    /// A free buffer of at least `bytes` bytes, resized to that: from the pool with the smallest buffers that fit, or the
+    /// next larger one that has any. Empty where none is free or none is large enough (fits() tells).
+    /// Progress: lock-free.
+    /// If the caller dies here: as in BufferPool::try_allocate(). [crash: allocate]
+    [[nodiscard]] BufferPtr try_allocate(std::size_t bytes) noexcept;
+
+    /// As try_allocate(), but waits for the best pool that fits.
+    /// Progress: blocking.
+    /// If the caller dies here: as in BufferPool::allocate(). [crash: allocate, wait]
+    [[nodiscard]] BufferPtr allocate(std::size_t bytes, const WaitOptions& wait = {}) noexcept {
+        return allocate_until(bytes, deadline_never, wait);
+    }
+    [[nodiscard]] BufferPtr allocate_for(std::size_t bytes, std::chrono::nanoseconds timeout,
+                                         const WaitOptions& wait = {}) noexcept {
+        return allocate_until(bytes, deadline_after(timeout.count()), wait);
+    }
+    [[nodiscard]] BufferPtr allocate_until(std::size_t bytes, DeadlineNs deadline_ns,
+                                           const WaitOptions& wait = {}) noexcept;
+
+    [[nodiscard]] bool fits(std::size_t bytes) const noexcept {
+        return !pools_.empty() && bytes <= pools_.back().buffer_bytes();
+    }
+
+    /// The pool that buffer number `id` lies in, or null.
+    [[nodiscard]] BufferPoolView* find(std::uint32_t id) const noexcept {
+        for (const BufferPool& pool : pools_) {
+            if (id - pool.first_buffer() < pool.buffer_count()) {
+                return &pool.view();
+            }
+        }
+        return nullptr;
+    }
+
+    /// The pools, those with small buffers first.
+    [[nodiscard]] std::span<const BufferPool> pools() const noexcept { return pools_; }
+
+private:
+    std::vector<BufferPool> pools_;
+};
+
+} // namespace weir

@@ -1,0 +1,356 @@
+// free_hints.hpp (layer 2): FreeHints, where a free buffer can probably be found.
+//
+// Nothing here is true. Whether a buffer is free is decided by its reference words alone (reference.hpp); this
+// structure only keeps the search for one short. A hint may be stale (the buffer is in use: one failed look) or lost
+// (its keeper was killed: reaping and a waiting allocation's full scan find the buffer again).
+//
+//     weir::FreeHints hints(memory, buffer_count, my_slot);
+//     hints.offer(index);                                          // index was dropped
+//     hints.find([&](std::uint32_t index) { return try_take(index); });
+//
+// Three places, in the order in which they are looked at:
+// - lanes: a stack of 15 candidates in one cache line. What was freed last comes out first and is warm in the cache. A
+//   process slot has 4 lanes; a thread takes one for itself at its first call, so that lanes are written with plain
+//   stores. They lie in shared memory, so that others can look into them: a hint hoarded by a process that sleeps can
+//   still be used. Threads beyond the fourth of a process work on the bitmap directly.
+// - the bitmap: one bit a buffer, with two levels of summary above, so that the lowest index is found in three steps
+//   however large the pool is. Lanes take from it and return to it in groups of up to 8.
+// - other processes' lanes, 16 at most in one search.
+//
+// Anything || anything: yes; format(): nothing beside it.
+// Progress: lock-free; a search ends within a fixed number of steps.
+// If the caller dies here: at most 23 hints are lost until its slot is reaped. [crash: allocate, allocate_contended, drop]
+// Source: per-thread caches in front of shared free lists are Bonwick's magazines (2001).
+#pragma once
+
+#include <weir/platform.hpp>
+#include <weir/reference.hpp>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <span>
+
+namespace weir {
+
+namespace detail {
+/// Its address tells threads of one process apart.
+inline thread_local char thread_token = 0;
+} // namespace detail
+
+class FreeHints {
+public:
+    static constexpr unsigned lanes_per_slot = 4;
+    static constexpr std::uint32_t lane_candidate_max = 15;
+    static constexpr unsigned group_max = 8;
+
+    [[nodiscard]] static constexpr std::size_t bytes(std::uint32_t buffer_count) noexcept {
+        const Layout layout(buffer_count);
+        return layout.word_count_total * sizeof(std::uint64_t);
+    }
+
+    /// Views `memory` (aligned to a cache line, at least bytes(buffer_count)) on behalf of process slot `slot`.
+    FreeHints(std::span<std::byte> memory, std::uint32_t buffer_count, std::uint8_t slot) noexcept
+        : layout_(buffer_count), buffer_count_(buffer_count),
+          words_(reinterpret_cast<std::uint64_t*>(memory.data())),
+          lanes_(reinterpret_cast<Lane*>(words_ + Layout::lanes_used_words)), slot_(slot) {}
+
+    /// Says of every buffer of new memory that it is free.
+    void format() noexcept {
+        for (std::uint32_t first = 0; first < buffer_count_; first += 64) {
+            const std::uint32_t count = std::min<std::uint32_t>(64, buffer_count_ - first);
+            offer_group(first / 64, count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1);
+        }
+    }
+
+    /// Says that a buffer is probably free.
+    void offer(std::uint32_t index) noexcept {
+        Lane* lane = own_lane();
+        if (lane == nullptr) {
+            offer_group(index / 64, std::uint64_t{1} << index % 64);
+            return;
+        }
+        std::uint32_t count = lane->load_count();
+        if (count == lane_candidate_max) {
+            count = spill(*lane);
+        }
+        lane->store_candidate(count, index);
+        lane->store_count(count + 1);
+    }
+
+    /// Says of up to 64 buffers, the set bits of `mask` from buffer `64 * word` on, that they are probably free.
+    void offer_group(std::uint32_t word, std::uint64_t mask) noexcept {
+        // relaxed: a hint, the reference words decide
+        if ((shared(level(0)[word]).fetch_or(mask, std::memory_order_relaxed)) == 0) {
+            raise_summary(word);
+        }
+    }
+
+    /// Calls try_take(index) for one candidate after the other until one returns true. False: none was found.
+    template <class TryTake>
+    [[nodiscard]] bool find(TryTake&& try_take) noexcept {
+        Lane* lane = own_lane();
+        if (lane != nullptr) {
+            for (unsigned round = 0; round < search_round_max; ++round) {
+                for (std::uint32_t count = lane->load_count(); count > 0; --count) {
+                    lane->store_count(count - 1);
+                    const std::uint32_t index = lane->load_candidate(count - 1);
+                    if (index < buffer_count_ && try_take(index)) {
+                        return true;
+                    }
+                }
+                if (!refill(*lane)) {
+                    return find_elsewhere(lane, try_take);
+                }
+            }
+        } else {
+            for (unsigned round = 0; round < search_round_max; ++round) {
+                std::uint32_t word = 0;
+                const std::uint64_t taken = take_group(1, word);
+                if (taken == 0) {
+                    return find_elsewhere(lane, try_take);
+                }
+                if (try_take(word * 64 + static_cast<std::uint32_t>(std::countr_zero(taken)))) {
+                    return true;
+                }
+            }
+        }
+        return false;
+    }
+
+private:
+    static constexpr unsigned search_round_max = 64;
+    static constexpr unsigned foreign_lane_max = 16;
+
+    /// All accesses to a lane are relaxed: it holds hints, and only its thread writes it.
+    struct alignas(cache_line_bytes) Lane {
+        std::uint32_t count;
+        std::array<std::uint32_t, lane_candidate_max> candidates;
+
+        [[nodiscard]] std::uint32_t load_count() const noexcept {
+            // relaxed: a hint; the bytes are not trusted, so it is bounded here
+            return std::min(shared(count).load(std::memory_order_relaxed), lane_candidate_max);
+        }
+        void store_count(std::uint32_t value) noexcept {
+            // relaxed: a hint
+            shared(count).store(value, std::memory_order_relaxed);
+        }
+        [[nodiscard]] std::uint32_t load_candidate(std::uint32_t place) const noexcept {
+            // relaxed: a hint; the caller checks its bounds
+            return shared(candidates[place]).load(std::memory_order_relaxed);
+        }
+        void store_candidate(std::uint32_t place, std::uint32_t index) noexcept {
+            // relaxed: a hint
+            shared(candidates[place]).store(index, std::memory_order_relaxed);
+        }
+    };
+    static_assert(sizeof(Lane) == cache_line_bytes);
+
+    static constexpr unsigned lane_count = process_slot_count * lanes_per_slot;
+
+    /// Which words are where: the bits of used lanes, the lanes, and the levels of the bitmap, each from a line of its own.
+    struct Layout {
+        static constexpr std::size_t line_words = cache_line_bytes / sizeof(std::uint64_t);
+        static constexpr std::size_t lanes_used_words = lane_count / 64;
+        static constexpr std::size_t level_count = 3;
+
+        constexpr explicit Layout(std::uint32_t buffer_count) noexcept {
+            std::size_t offset = lanes_used_words + lane_count * line_words;
+            std::size_t words = buffer_count;
+            for (std::size_t index = 0; index < level_count; ++index) {
+                words = (words + 63) / 64;
+                level_words[index] = words;
+                level_offsets[index] = offset;
+                offset += round_up(words, line_words);
+            }
+            word_count_total = offset;
+        }
+
+        std::array<std::size_t, level_count> level_words{};
+        std::array<std::size_t, level_count> level_offsets{};
+        std::size_t word_count_total = 0;
+    };
+
+    [[nodiscard]] std::uint64_t* level(std::size_t index) noexcept { return words_ + layout_.level_offsets[index]; }
+
+    [[nodiscard]] Lane* own_lane() noexcept {
+        const void* me = &detail::thread_token;
+        // relaxed: only this thread ever writes its own token
+        if (lane_threads_[0].load(std::memory_order_relaxed) == me) {
+            return &lanes_[slot_ * lanes_per_slot];
+        }
+        return other_own_lane(me);
+    }
+
+    [[gnu::noinline]] Lane* other_own_lane(const void* me) noexcept {
+        for (unsigned number = 0; number < lanes_per_slot; ++number) {
+            // relaxed: as in own_lane(); the lane itself holds hints
+            const void* thread = lane_threads_[number].load(std::memory_order_relaxed);
+            const unsigned lane = slot_ * lanes_per_slot + number;
+            if (thread == me) {
+                return &lanes_[lane];
+            }
+            // relaxed: a thread takes a lane for good, nothing else depends on it
+            if (thread == nullptr &&
+                lane_threads_[number].compare_exchange_strong(thread, me, std::memory_order_relaxed)) {
+                shared(words_[lane / 64]).fetch_or(std::uint64_t{1} << lane % 64, std::memory_order_relaxed);
+                return &lanes_[lane];
+            }
+        }
+        return nullptr;
+    }
+
+    /// Returns the oldest candidates of a full lane to the bitmap; how many are left.
+    [[gnu::noinline]] std::uint32_t spill(Lane& lane) noexcept {
+        std::array<std::uint32_t, group_max> oldest{};
+        for (std::uint32_t place = 0; place < group_max; ++place) {
+            oldest[place] = lane.load_candidate(place);
+        }
+        for (std::uint32_t place = group_max; place < lane_candidate_max; ++place) {
+            lane.store_candidate(place - group_max, lane.load_candidate(place));
+        }
+        lane.store_count(lane_candidate_max - group_max);
+        std::sort(oldest.begin(), oldest.end());
+        for (std::size_t first = 0; first < oldest.size();) {
+            const std::uint32_t word = oldest[first] / 64;
+            std::uint64_t mask = 0;
+            for (; first < oldest.size() && oldest[first] / 64 == word; ++first) {
+                mask |= std::uint64_t{1} << oldest[first] % 64;
+            }
+            if (word < layout_.level_words[0]) {
+                offer_group(word, mask);
+            }
+        }
+        return lane_candidate_max - group_max;
+    }
+
+    /// Moves a group from the bitmap into an empty lane, lowest index on top.
+    [[nodiscard]] bool refill(Lane& lane) noexcept {
+        std::uint32_t word = 0;
+        std::uint64_t taken = take_group(group_max, word);
+        if (taken == 0) {
+            return false;
+        }
+        std::uint32_t count = 0;
+        for (; taken != 0; ++count) {
+            const auto bit = static_cast<std::uint32_t>(63 - std::countl_zero(taken));
+            taken &= ~(std::uint64_t{1} << bit);
+            lane.store_candidate(count, word * 64 + bit);
+        }
+        lane.store_count(count);
+        return true;
+    }
+
+    /// Takes up to `count_max` bits, the lowest, out of one word of the bitmap. 0: it is empty.
+    [[nodiscard]] std::uint64_t take_group(unsigned count_max, std::uint32_t& word) noexcept {
+        std::uint64_t* summary = level(2);
+        for (std::size_t top = 0; top < layout_.level_words[2]; ++top) {
+            for (unsigned attempt = 0; attempt < search_round_max; ++attempt) {
+                // relaxed: hints; whoever takes a bit checks the buffer itself
+                const std::uint64_t top_bits = shared(summary[top]).load(std::memory_order_relaxed);
+                if (top_bits == 0) {
+                    break;
+                }
+                const std::size_t middle = top * 64 + static_cast<std::size_t>(std::countr_zero(top_bits));
+                if (middle >= layout_.level_words[1]) {
+                    break;
+                }
+                // relaxed: hints
+                const std::uint64_t middle_bits = shared(level(1)[middle]).load(std::memory_order_relaxed);
+                if (middle_bits == 0) {
+                    lower_summary(2, middle);
+                    continue;
+                }
+                const std::size_t low = middle * 64 + static_cast<std::size_t>(std::countr_zero(middle_bits));
+                if (low >= layout_.level_words[0]) {
+                    break;
+                }
+                const std::uint64_t taken = take_lowest(level(0)[low], count_max, low);
+                if (taken != 0) {
+                    word = static_cast<std::uint32_t>(low);
+                    return taken;
+                }
+                lower_summary(1, low);
+            }
+        }
+        return 0;
+    }
+
+    [[nodiscard]] std::uint64_t take_lowest(std::uint64_t& bits, unsigned count_max, std::size_t word) noexcept {
+        // relaxed: hints
+        std::uint64_t rest = shared(bits).load(std::memory_order_relaxed);
+        std::uint64_t mask = 0;
+        for (unsigned count = 0; count < count_max && rest != 0; ++count) {
+            mask |= rest & (~rest + 1);
+            rest &= rest - 1;
+        }
+        if (mask == 0) {
+            return 0;
+        }
+        // relaxed: hints; each bit goes to one taker
+        const std::uint64_t before = shared(bits).fetch_and(~mask, std::memory_order_relaxed);
+        if ((before & ~mask) == 0) {
+            lower_summary(1, word);
+        }
+        const std::uint64_t valid = word + 1 == layout_.level_words[0] && buffer_count_ % 64 != 0
+                                        ? (std::uint64_t{1} << buffer_count_ % 64) - 1
+                                        : ~std::uint64_t{0};
+        return before & mask & valid;
+    }
+
+    /// A word of the bitmap became non-empty: say so in the levels above.
+    void raise_summary(std::size_t word) noexcept {
+        for (std::size_t above = 1; above < Layout::level_count; ++above) {
+            // relaxed: hints
+            shared(level(above)[word / 64]).fetch_or(std::uint64_t{1} << word % 64, std::memory_order_relaxed);
+            word /= 64;
+        }
+    }
+
+    /// Word `word` of the level below `above` looked empty: say so, and look again, because it may have been raised.
+    void lower_summary(std::size_t above, std::size_t word) noexcept {
+        // (1) seq_cst: the bit is gone before the word is looked at again; a raise in between is seen here, or sets the
+        // bit anew; pairs with (2)
+        shared(level(above)[word / 64]).fetch_and(~(std::uint64_t{1} << word % 64), std::memory_order_seq_cst);
+        // (2) seq_cst: as (1); pairs with (1)
+        if (shared(level(above - 1)[word]).load(std::memory_order_seq_cst) != 0) {
+            // relaxed: hints
+            shared(level(above)[word / 64]).fetch_or(std::uint64_t{1} << word % 64, std::memory_order_relaxed);
+        }
+    }
+
+    template <class TryTake>
+    [[nodiscard]] bool find_elsewhere(const Lane* own, TryTake& try_take) noexcept {
+        unsigned looked_count = 0;
+        for (std::size_t step = 0; step < Layout::lanes_used_words; ++step) {
+            const std::size_t place = (slot_ / 16 + step) % Layout::lanes_used_words;
+            // relaxed: hints
+            std::uint64_t used = shared(words_[place]).load(std::memory_order_relaxed);
+            for (; used != 0 && looked_count < foreign_lane_max; used &= used - 1) {
+                const Lane& lane = lanes_[place * 64 + static_cast<std::size_t>(std::countr_zero(used))];
+                if (&lane == own) {
+                    continue;
+                }
+                ++looked_count;
+                for (std::uint32_t count = lane.load_count(); count > 0; --count) {
+                    const std::uint32_t index = lane.load_candidate(count - 1);
+                    if (index < buffer_count_ && try_take(index)) {
+                        return true;
+                    }
+                }
+            }
+        }
+        return false;
+    }
+
+    Layout layout_;
+    std::uint32_t buffer_count_;
+    std::uint64_t* words_;
+    Lane* lanes_;
+    unsigned slot_;
+    std::array<std::atomic<const void*>, lanes_per_slot> lane_threads_{};
+};
+
+} // namespace weir

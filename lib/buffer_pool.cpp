@@ -1,0 +1,289 @@
+#include <weir/buffer_pool.hpp>
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace weir {
+
+namespace {
+
+constexpr std::uint64_t page_bytes = 4096;
+
+void check_options(const BufferPoolOptions& options) {
+    if (options.buffer_bytes < buffer_bytes_min || options.buffer_bytes > buffer_bytes_max) {
+        throw_error(errc::invalid_size, "a buffer has 64 bytes to 1 GiB; asked for " +
+                                            std::to_string(options.buffer_bytes));
+    }
+    if (options.buffer_count == 0 || options.buffer_count > domain_buffer_count_max ||
+        options.first_buffer > domain_buffer_count_max - options.buffer_count) {
+        throw_error(errc::invalid_size, "a domain has buffers 0 to 1,048,575; asked for " +
+                                            std::to_string(options.buffer_count) + " from " +
+                                            std::to_string(options.first_buffer) + " on");
+    }
+    if (options.references_per_buffer != references_per_line &&
+        options.references_per_buffer != references_per_buffer_max) {
+        throw_error(errc::invalid_size, "a buffer has 4 or 12 references; asked for " +
+                                            std::to_string(options.references_per_buffer));
+    }
+}
+
+/// Buffers of a page and more start on a page, for O_DIRECT; smaller ones on a cache line.
+std::uint64_t stride_bytes(std::uint64_t buffer_bytes) {
+    return round_up(buffer_bytes, buffer_bytes >= page_bytes ? page_bytes : cache_line_bytes);
+}
+
+std::uint64_t header_stride_bytes(std::uint32_t references_per_buffer) {
+    return references_per_buffer == references_per_line ? sizeof(BufferHeader) : 2 * sizeof(BufferHeader);
+}
+
+void check_aligned(std::span<std::byte> memory, const char* what) {
+    if (reinterpret_cast<std::uintptr_t>(memory.data()) % cache_line_bytes != 0) {
+        throw_error(errc::misaligned, std::string("a pool's ") + what + " memory starts on a cache line of 64 bytes");
+    }
+}
+
+std::size_t headers_offset(std::uint32_t buffer_count) {
+    return sizeof(BufferPoolState) + FreeHints::bytes(buffer_count);
+}
+
+void check_length(std::span<std::byte> memory, std::size_t needed, errc cause, const char* what) {
+    if (memory.size() < needed) {
+        throw_error(cause, std::string("the pool's ") + what + " memory has " + std::to_string(memory.size()) +
+                               " bytes, " + std::to_string(needed) + " are needed");
+    }
+}
+
+BufferPoolOptions read_options(std::span<std::byte> control) {
+    check_aligned(control, "control");
+    check_length(control, sizeof(BufferPoolState), errc::truncated, "control");
+    const auto& state = *reinterpret_cast<const BufferPoolState*>(control.data());
+    if (state.magic != BufferPoolState::magic_value) {
+        throw_error(errc::wrong_kind, "the memory holds no buffer pool; format() it first");
+    }
+    const BufferPoolOptions options{state.buffer_bytes, state.buffer_count, state.references_per_buffer,
+                                    state.first_buffer};
+    try {
+        check_options(options);
+    } catch (const std::system_error& error) {
+        throw_error(errc::corrupt, std::string("buffer pool parameters: ") + error.what());
+    }
+    if (state.stride_bytes != stride_bytes(options.buffer_bytes)) {
+        throw_error(errc::corrupt, "buffer pool parameter stride_bytes: " + std::to_string(state.stride_bytes));
+    }
+    return options;
+}
+
+} // namespace
+
+std::size_t BufferPool::control_bytes(const BufferPoolOptions& options) {
+    check_options(options);
+    return headers_offset(options.buffer_count) +
+           options.buffer_count * header_stride_bytes(options.references_per_buffer);
+}
+
+std::size_t BufferPool::payload_bytes(const BufferPoolOptions& options) {
+    check_options(options);
+    return options.buffer_count * stride_bytes(options.buffer_bytes);
+}
+
+void BufferPool::format(std::span<std::byte> control, const BufferPoolOptions& options) {
+    check_aligned(control, "control");
+    check_length(control, control_bytes(options), errc::invalid_size, "control");
+    auto& state = *reinterpret_cast<BufferPoolState*>(control.data());
+    state.buffer_bytes = options.buffer_bytes;
+    state.stride_bytes = stride_bytes(options.buffer_bytes);
+    state.buffer_count = options.buffer_count;
+    state.references_per_buffer = options.references_per_buffer;
+    state.first_buffer = options.first_buffer;
+    FreeHints(control.subspan(sizeof(BufferPoolState)), options.buffer_count, 0).format();
+    state.magic = BufferPoolState::magic_value;
+}
+
+BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload,
+                               const Membership& membership)
+    : membership_(membership), owner_(membership.owner()),
+      hints_(control.size() < sizeof(BufferPoolState) ? control : control.subspan(sizeof(BufferPoolState)),
+             read_options(control).buffer_count, membership.slot),
+      copy_counts_(nullptr, std::free) {
+    const BufferPoolOptions options = read_options(control);
+    check_length(control, BufferPool::control_bytes(options), errc::truncated, "control");
+    check_aligned(payload, "payload");
+    check_length(payload, BufferPool::payload_bytes(options), errc::truncated, "payload");
+    state_ = reinterpret_cast<BufferPoolState*>(control.data());
+    headers_ = control.data() + headers_offset(options.buffer_count);
+    payload_ = payload.data();
+    header_stride_bytes_ = header_stride_bytes(options.references_per_buffer);
+    stride_bytes_ = stride_bytes(options.buffer_bytes);
+    buffer_bytes_ = options.buffer_bytes;
+    buffer_count_ = options.buffer_count;
+    reference_count_ = options.references_per_buffer;
+    first_buffer_ = options.first_buffer;
+}
+
+std::atomic<std::uint32_t>& BufferPoolView::copy_count(std::uint32_t index, unsigned number) {
+    std::call_once(copy_counts_once_, [this] {
+        // calloc takes large blocks zeroed from the kernel, page by page as they are touched.
+        const std::size_t count = std::size_t{buffer_count_} * reference_count_;
+        void* counts = std::calloc(count, sizeof(std::atomic<std::uint32_t>));
+        if (counts == nullptr) {
+            throw std::bad_alloc();
+        }
+        copy_counts_.reset(static_cast<std::atomic<std::uint32_t>*>(counts));
+    });
+    return copy_counts_[std::size_t{index} * reference_count_ + number];
+}
+
+BufferPtr::BufferPtr(const BufferPtr& other) : pool_(other.pool_), index_(other.index_), reference_(other.reference_) {
+    if (pool_ != nullptr) {
+        // relaxed: the reference is ours through `other`; who drops it later is ordered by (1)
+        pool_->copy_count(index_, reference_).fetch_add(1, std::memory_order_relaxed);
+        // relaxed: only tells `other` to look at the count; whoever uses `other` next comes after this call
+        shared(other.copied_).store(1, std::memory_order_relaxed);
+        copied_ = 1;
+    }
+}
+
+bool BufferPtr::leave_copies() noexcept {
+    std::atomic<std::uint32_t>& copies = pool_->copy_count(index_, reference_);
+    // (1) acq_rel: the last copy drops the reference after all that the others did with the buffer; pairs with (1), (2)
+    if (copies.fetch_sub(1, std::memory_order_acq_rel) != 0) {
+        return false;
+    }
+    // relaxed: this was the last copy, nobody else looks at the count until the reference is used anew
+    copies.store(0, std::memory_order_relaxed);
+    return true;
+}
+
+bool BufferPtr::is_copied() const noexcept {
+    // (2) acquire: where the copies are gone, what they did with the buffer is over; pairs with (1)
+    return copied_ != 0 && pool_->copy_count(index_, reference_).load(std::memory_order_acquire) != 0;
+}
+
+std::uint32_t BufferPtr::use_count() const {
+    if (pool_ == nullptr) {
+        return 0;
+    }
+    std::uint32_t count = 0;
+    for (unsigned number = 0; number < pool_->references_per_buffer(); ++number) {
+        count += is_free(load_reference(pool_->reference(index_, number))) ? 0U : 1U;
+    }
+    if (copied_ != 0) {
+        // relaxed: a snapshot
+        count += pool_->copy_count(index_, reference_).load(std::memory_order_relaxed);
+    }
+    return count;
+}
+
+BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& wait) noexcept {
+    BufferPtr buffer = try_allocate();
+    if (buffer) {
+        return buffer;
+    }
+    // Hints can be lost in a crash: once an interval, and before the first sleep, the words themselves are looked at.
+    std::uint32_t looks = 0;
+    std::int64_t scan_due_ns = 0;
+    const auto ready = [&]() noexcept {
+        buffer = try_allocate();
+        if (!buffer && ++looks > wait.spin_count) {
+            const std::int64_t now_ns = monotonic_ns();
+            std::uint32_t index = 0;
+            if (now_ns >= scan_due_ns) {
+                scan_due_ns = now_ns + wait.recheck_interval_ns;
+                if (view_->try_take_by_scan(index)) {
+                    buffer = fresh(index);
+                }
+            }
+        }
+        return static_cast<bool>(buffer);
+    };
+    static_cast<void>(wait_until(view_->freed_event(), wait, deadline_ns, ready, [] {}));
+    return buffer;
+}
+
+std::uint32_t BufferPool::free_count() const noexcept {
+    std::uint32_t count = 0;
+    for (std::uint32_t index = 0; index < view_->buffer_count(); ++index) {
+        count += view_->is_unused(index) ? 1U : 0U;
+    }
+    return count;
+}
+
+std::vector<std::string> BufferPool::check(const ProcessTable* table) const {
+    std::vector<std::string> broken;
+    const auto report = [&](std::uint32_t index, unsigned number, const std::string& what) {
+        broken.push_back("buffer " + std::to_string(first_buffer() + index) + " reference " + std::to_string(number) +
+                         ": " + what);
+    };
+    for (std::uint32_t index = 0; index < buffer_count(); ++index) {
+        for (unsigned number = 0; number < references_per_buffer(); ++number) {
+            const std::uint64_t word = load_reference(view_->reference(index, number));
+            const Owner owner = Owner::of(word);
+            if (reference_state(word) > ReferenceState::queued) {
+                report(index, number, "state " + std::to_string(word & 7) + " is none that is written");
+            } else if (is_free(word)) {
+                if (owner != Owner() || reference_port(word) != 0) {
+                    report(index, number, "is free but names an owner or a port");
+                }
+            } else if (table != nullptr && reference_state(word) == ReferenceState::held) {
+                const ProcessTable::Entry entry = table->entry(owner.slot());
+                if (!entry.alive || Owner(owner.slot(), entry.incarnation) != owner) {
+                    report(index, number, "is held by slot " + std::to_string(owner.slot()) +
+                                              " under an incarnation that is not alive");
+                }
+            }
+        }
+        if (view_->header(index).size_bytes > buffer_bytes()) {
+            broken.push_back("buffer " + std::to_string(first_buffer() + index) + ": message of " +
+                             std::to_string(view_->header(index).size_bytes) + " bytes in a buffer of " +
+                             std::to_string(buffer_bytes()));
+        }
+    }
+    return broken;
+}
+
+void SharedBufferAllocator::add(BufferPool pool) {
+    for (const BufferPool& other : pools_) {
+        if (pool.first_buffer() < other.first_buffer() + other.buffer_count() &&
+            other.first_buffer() < pool.first_buffer() + pool.buffer_count()) {
+            throw_error(errc::other_parameters, "two pools of one domain have the same buffer numbers, from " +
+                                                    std::to_string(pool.first_buffer()) + " on; set first_buffer");
+        }
+    }
+    const auto place = std::ranges::upper_bound(pools_, pool.buffer_bytes(), {}, &BufferPool::buffer_bytes);
+    pools_.insert(place, std::move(pool));
+}
+
+BufferPtr SharedBufferAllocator::try_allocate(std::size_t bytes) noexcept {
+    for (BufferPool& pool : pools_) {
+        if (pool.buffer_bytes() >= bytes) {
+            if (BufferPtr buffer = pool.try_allocate()) {
+                buffer.resize(bytes);
+                return buffer;
+            }
+        }
+    }
+    return {};
+}
+
+BufferPtr SharedBufferAllocator::allocate_until(std::size_t bytes, DeadlineNs deadline_ns,
+                                                const WaitOptions& wait) noexcept {
+    BufferPtr buffer = try_allocate(bytes);
+    const auto best = std::ranges::find_if(
+        pools_, [bytes](const BufferPool& pool) { return pool.buffer_bytes() >= bytes; });
+    while (!buffer && best != pools_.end()) {
+        // A larger pool's buffer may become free first: it is looked for once an interval.
+        const DeadlineNs slice_ns = std::min(deadline_ns, deadline_after(wait.recheck_interval_ns));
+        buffer = best->allocate_until(slice_ns, wait);
+        if (buffer) {
+            buffer.resize(bytes);
+        } else {
+            buffer = try_allocate(bytes);
+            if (!buffer && monotonic_ns() >= deadline_ns) {
+                break;
+            }
+        }
+    }
+    return buffer;
+}
+
+} // namespace weir
