@@ -1,0 +1,645 @@
+// port.hpp (layer 4): Port, Producer and Consumer: a named queue of buffer references between processes.
+//
+// A port carries references, never bytes: a push hands the buffer over where it lies, and a pop takes it. Any number of
+// processes push and pop at both ends. format() prepares zeroed memory once; each process makes its own Port over it,
+// with the pools that it knows, and then a Producer or a Consumer for each thread that uses an end.
+//
+//     weir::Port::format(memory, {.capacity = 32});                   // once
+//     weir::Port port(memory, me, buffers);                            // in each process
+//
+//     weir::Producer out(port);
+//     out.push(std::move(frame));                                      // waits for room
+//
+//     weir::Consumer in(port);
+//     while (weir::BufferPtr frame = in.pop())                         // empty at the end of the stream
+//         show(frame.bytes());
+//
+// The ring's cells and the buffers' reference words are the truth (docs/design.md, section 4). A message is handed over
+// in two steps, and each has a reader who can finish it for the dead: a push stores QUEUED into its reference word and
+// then fills a cell; a pop claims the reference word, which is where it takes effect, and then clears the cell. A filled
+// cell whose reference word was claimed may be cleared by anyone, so nobody waits for a consumer that was killed there.
+//
+// A full port does as it was formatted: `wait` lets push() wait, `refuse` returns PushResult::full at once, `drop_oldest`
+// makes room by taking the oldest message out, as a consumer would.
+//
+// End of stream: a port that has had a producer, has none attached any more, and is then found empty is at its end. The
+// end is not sticky: a new producer reopens the port. A consumer that comes before the first producer waits. A producer
+// whose last consumer is gone gets PushResult::closed (or goes on filling the port, as it was formatted); it looks when
+// consumers came or went, before it sleeps, and every 256 pushes. Dead processes count as attached until they are
+// reaped.
+//
+// | at the same time                              | allowed                        |
+// | different handles, any threads and processes  | yes                            |
+// | one Producer or Consumer from two threads     | no                             |
+// | making handles from one Port in many threads  | yes                            |
+// | format(), check() || anything                 | no                             |
+//
+// Counters: each handle counts in a line of its own, with plain stores. A line belongs to {slot, incarnation}; who takes
+// it over from a dead one goes on from its totals. Where the 32 lines of an end are taken, handles share one.
+//
+// The memory is not trusted: what it says is checked against what the opener knows, and a contradiction is
+// PushResult::failed, or an empty pop, with last_error().
+#pragma once
+
+#include <weir/buffer_pool.hpp>
+#include <weir/error.hpp>
+#include <weir/event_count.hpp>
+#include <weir/platform.hpp>
+#include <weir/process_table.hpp>
+#include <weir/reference.hpp>
+#include <weir/ring.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace weir {
+
+enum class WhenFull : std::uint8_t { wait, refuse, drop_oldest };
+enum class WhenUnconsumed : std::uint8_t { close, fill };
+enum class PushResult : std::uint8_t { ok, full, closed, failed };
+enum class StreamEnd : std::uint8_t {
+    open,   ///< there is a producer, or a message, or there was no producer yet
+    closed, ///< the last producer closed its end
+    died    ///< the last producer died
+};
+enum class PortEnd : std::uint8_t { producer = 0, consumer = 1 };
+
+struct PortOptions {
+    std::uint32_t capacity = 0;                           ///< messages, a power of two, 2 to 65,536
+    std::uint32_t port_id = 0;                            ///< its number in the domain, below 1,024
+    WhenFull when_full = WhenFull::wait;
+    WhenUnconsumed when_unconsumed = WhenUnconsumed::close;
+    bool time_stamps = false;                             ///< reading the clock costs more than the rest of a push
+};
+
+/// What a handle did, or all handles of one end together.
+struct PortCounters {
+    std::uint64_t messages = 0;        ///< pushed or popped
+    std::uint64_t bytes = 0;           ///< of these messages
+    std::uint64_t stalls = 0;          ///< how often it found the port full, or empty
+    std::uint64_t waits = 0;           ///< how often it went to sleep
+    std::uint64_t wakes = 0;           ///< wake-ups that it sent
+    std::uint64_t dropped = 0;         ///< messages that it took out to make room
+    std::uint64_t high_water_mark = 0; ///< the most messages seen in the port, sampled
+};
+
+struct alignas(cache_line_bytes) PortCounterLine {
+    std::uint64_t owner;    ///< 0: nobody's; else incarnation << 9 | slot << 1 | 1
+    std::uint64_t counts[7]; ///< in the order of PortCounters
+};
+static_assert(sizeof(PortCounterLine) == cache_line_bytes);
+static_assert(sizeof(PortCounters) == sizeof(PortCounterLine::counts));
+
+inline constexpr unsigned port_counter_line_count = 32;
+
+struct PortState {
+    static constexpr std::uint64_t magic_value = 0x3130'7472'6f70'6577; // "weport01"
+
+    std::uint64_t magic;
+    std::uint32_t capacity;
+    std::uint32_t port_id;
+    std::uint8_t when_full;
+    std::uint8_t when_unconsumed;
+    std::uint8_t time_stamps;
+    /// What one end writes when it waits, comes or goes, and the other end looks at: [0] producers', [1] consumers'.
+    struct alignas(cache_line_bytes) End {
+        std::uint32_t waiting_event; ///< an event count that this end sleeps on
+        std::uint32_t changes;       ///< how often this end was attached to or left
+    } ends[2];
+    /// One word for each process slot: incarnation 48, handle count 15, closed 1.
+    alignas(cache_line_bytes) std::uint64_t members[2][process_slot_count];
+    PortCounterLine counter_lines[2][port_counter_line_count];
+    PortCounterLine shared_counters[2];
+};
+static_assert(offsetof(PortState, ends) == cache_line_bytes);
+static_assert(sizeof(PortState::End) == cache_line_bytes);
+static_assert(sizeof(PortState) % cache_line_bytes == 0);
+
+/// One process's view of a port; what its producers and consumers work on.
+class PortView {
+public:
+    PortView(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers);
+
+    [[nodiscard]] const PortOptions& options() const noexcept { return options_; }
+    [[nodiscard]] const Membership& membership() const noexcept { return membership_; }
+    [[nodiscard]] const SharedBufferAllocator& buffers() const noexcept { return buffers_; }
+    [[nodiscard]] PortState& state() const noexcept { return *state_; }
+    [[nodiscard]] Ring& ring() noexcept { return ring_; }
+    [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
+    /// What `end` sleeps on.
+    [[nodiscard]] EventCount waiting_event(PortEnd end) const noexcept {
+        return EventCount(state_->ends[static_cast<unsigned>(end)].waiting_event);
+    }
+
+    /// What a cell names: a reference of a buffer and the low bits of its generation.
+    struct Item {
+        BufferPoolView* pool = nullptr;
+        std::uint32_t index = 0;
+        unsigned reference = 0;
+        std::uint32_t generation_low = 0;
+
+        [[nodiscard]] std::uint64_t& word() const noexcept { return pool->reference(index, reference); }
+        [[nodiscard]] bool is_queued_as(std::uint64_t seen) const noexcept {
+            return reference_state(seen) == ReferenceState::queued &&
+                   (reference_generation(seen) & generation_mask) == generation_low;
+        }
+    };
+    /// The pool of buffer number `id`, or null.
+    [[nodiscard]] BufferPoolView* find_pool(std::uint32_t id) const noexcept {
+        return first_pool_ != nullptr && id - first_pool_->first_buffer() < first_pool_->buffer_count()
+                   ? first_pool_
+                   : buffers_.find(id);
+    }
+
+    /// False: the cell names a buffer that this view has no pool for, or a reference that no buffer has.
+    [[nodiscard]] bool decode(std::uint64_t cell, Item& item) const noexcept {
+        const std::uint32_t value = Ring::value(cell);
+        const std::uint32_t id = value >> (reference_bits + generation_bits);
+        item.pool = find_pool(id);
+        item.reference = value >> generation_bits & ((1U << reference_bits) - 1);
+        item.generation_low = value & generation_mask;
+        if (item.pool == nullptr || item.reference >= item.pool->references_per_buffer()) {
+            return false;
+        }
+        item.index = id - item.pool->first_buffer();
+        return true;
+    }
+
+    [[nodiscard]] static std::uint32_t encode(const Item& item, std::uint64_t queued_word) noexcept {
+        return (item.pool->first_buffer() + item.index) << (reference_bits + generation_bits) |
+               item.reference << generation_bits | (reference_generation(queued_word) & generation_mask);
+    }
+
+    struct Failure {
+        errc cause{};
+        const char* field = "";
+    };
+
+    /// Pushes a reference that this process holds. ok: it is a message at `position` - 1 now. full, corrupt: it is held.
+    /// `before_queued` is called once, while the buffer is still the caller's and there was room.
+    template <class BeforeQueued>
+    [[nodiscard]] RingStatus enqueue(std::uint64_t& position, const Item& item, Failure& failure,
+                                     BeforeQueued&& before_queued) noexcept {
+        bool is_queued = false;
+        std::uint32_t value = 0;
+        for (;;) {
+            bool is_unknown = false;
+            const RingStatus status = ring_.find_room(position, [&](std::uint64_t cell) noexcept {
+                Item other;
+                if (!decode(cell, other)) {
+                    is_unknown = true;
+                    return false;
+                }
+                return !other.is_queued_as(load_reference(other.word()));
+            });
+            if (status != RingStatus::ok || is_unknown) {
+                if (is_queued) {
+                    set_held(item.word(), membership_owner_);
+                }
+                if (is_unknown) {
+                    failure = {errc::unknown_buffer, "ring cell: buffer"};
+                    return RingStatus::corrupt;
+                }
+                if (status == RingStatus::corrupt) {
+                    failure = {errc::corrupt, "ring cell: turn"};
+                }
+                return status;
+            }
+            if (!is_queued) {
+                before_queued();
+                value = encode(item, set_queued(item.word(), membership_owner_, options_.port_id));
+                is_queued = true;
+            }
+            if (ring_.fill(position, value)) {
+                ++position;
+                return RingStatus::ok;
+            }
+        }
+    }
+
+    /// Claims the oldest message for this process. ok: `item` is its reference, and no cell names it any more. `cleared`
+    /// tells whether room was made, which is so at times without a message too.
+    [[nodiscard]] RingStatus claim(std::uint64_t& position, Item& item, bool& cleared, Failure& failure) noexcept {
+        for (;;) {
+            std::uint64_t cell = 0;
+            const RingStatus status = ring_.find_item(position, cell);
+            if (status != RingStatus::ok) {
+                if (status == RingStatus::corrupt) {
+                    failure = {errc::corrupt, "ring cell: turn"};
+                }
+                return status;
+            }
+            if (!decode(cell, item)) {
+                failure = {errc::unknown_buffer, "ring cell: buffer"};
+                return RingStatus::corrupt;
+            }
+            prefetch_for_write(&item.word());
+            prefetch_for_read(item.pool->payload(item.index));
+            const std::uint64_t seen = load_reference(item.word());
+            if (ring_.load_cell(position) != cell) {
+                continue; // read again: `seen` may be of the buffer's next use, which is not this message
+            }
+            const bool is_ours = item.is_queued_as(seen) && try_claim(item.word(), seen, membership_owner_);
+            // Before the buffer is handed out: no reference is dropped or pushed on while a cell still names it.
+            cleared |= ring_.clear(position, cell);
+            ++position;
+            if (is_ours) {
+                return RingStatus::ok;
+            }
+        }
+    }
+
+    /// Whether there is a message, claiming none. Clears claimed cells on its way.
+    [[nodiscard]] bool has_message(std::uint64_t& position) noexcept;
+
+    /// Counts a handle of this process in or out.
+    void attach(PortEnd end);
+    void detach(PortEnd end) noexcept;
+
+    /// Whether `end` had handles and has none that is alive now; then `found_nothing()` is asked, and only if it says
+    /// yes and nobody came meanwhile, the end is closed or died.
+    template <class FoundNothing>
+    [[nodiscard]] StreamEnd stream_end(PortEnd end, FoundNothing&& found_nothing) const noexcept {
+        const std::uint32_t changes = load_shared(changes_word(end));
+        if (changes == 0) {
+            return StreamEnd::open;
+        }
+        const StreamEnd result = look_at_members(end);
+        return result == StreamEnd::open || !found_nothing() || load_shared(changes_word(end)) != changes
+                   ? StreamEnd::open
+                   : result;
+    }
+
+    [[nodiscard]] std::uint32_t changes(PortEnd end) const noexcept {
+        // relaxed: a hint to look at the members
+        return shared(changes_word(end)).load(std::memory_order_relaxed);
+    }
+
+    /// A line to count in, of this process's own or the shared one.
+    [[nodiscard]] PortCounterLine& take_counter_line(PortEnd end, bool& is_own) noexcept;
+    void give_back_counter_line(PortCounterLine& line, bool is_own) noexcept;
+    [[nodiscard]] PortCounters counters(PortEnd end) const noexcept;
+
+private:
+    static constexpr unsigned reference_bits = 4;
+    static constexpr unsigned generation_bits = 4;
+    static constexpr std::uint32_t generation_mask = (1U << generation_bits) - 1;
+    static_assert(20 + reference_bits + generation_bits == ring_value_bits);
+
+    [[nodiscard]] std::uint32_t& changes_word(PortEnd end) const noexcept {
+        return state_->ends[static_cast<unsigned>(end)].changes;
+    }
+    [[nodiscard]] std::uint64_t& member_word(PortEnd end, unsigned slot) const noexcept {
+        return state_->members[static_cast<unsigned>(end)][slot];
+    }
+    void count_change(PortEnd end) noexcept;
+    [[nodiscard]] StreamEnd look_at_members(PortEnd end) const noexcept;
+
+    template <class Word>
+    [[nodiscard]] static Word load_shared(const Word& word) noexcept {
+        // (1) seq_cst: sees all that a member did before it left; and who is about to sleep looks here after it set the
+        // waiters' bit; pairs with (1), (2), (3), (4) in port.cpp, and (1) in event_count.hpp
+        return shared(word).load(std::memory_order_seq_cst);
+    }
+
+    Membership membership_;
+    Owner membership_owner_;
+    PortOptions options_;
+    PortState* state_ = nullptr;
+    Ring ring_;
+    SharedBufferAllocator buffers_;
+    BufferPoolView* first_pool_ = nullptr; ///< most ports carry buffers of one pool
+};
+
+/// A process's handle on a port, from which its ends are made. Cheap to copy.
+class Port {
+public:
+    /// The bytes of shared memory that a port needs.
+    /// Throws: invalid_capacity.
+    [[nodiscard]] static std::size_t bytes(const PortOptions& options);
+
+    /// Prepares zeroed memory, before anyone opens it.
+    /// Throws: invalid_capacity, invalid_size, misaligned.
+    static void format(std::span<std::byte> memory, const PortOptions& options);
+
+    /// Opens a formatted port for one membership; `buffers` are the pools whose buffers may come along.
+    /// Throws: misaligned, wrong_kind, truncated, corrupt.
+    Port(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers)
+        : view_(std::make_shared<PortView>(memory, membership, std::move(buffers))) {}
+
+    [[nodiscard]] const PortOptions& options() const noexcept { return view_->options(); }
+
+    /// The counters of all handles of one end, the dead and closed ones included.
+    [[nodiscard]] PortCounters counters(PortEnd end) const noexcept { return view_->counters(end); }
+
+    /// Names each broken invariant of a quiet port; empty when it is sound.
+    [[nodiscard]] std::vector<std::string> check() const;
+
+    [[nodiscard]] const std::shared_ptr<PortView>& view() const noexcept { return view_; }
+
+private:
+    std::shared_ptr<PortView> view_;
+};
+
+namespace detail {
+
+/// Counts what one handle does.
+class PortCounter {
+public:
+    PortCounter(PortView& port, PortEnd end) noexcept : line_(&port.take_counter_line(end, is_own_)) {}
+
+    void add(std::uint64_t PortCounters::* count, std::uint64_t amount) noexcept {
+        std::uint64_t& word = at(count);
+        if (is_own_) {
+            // relaxed: numbers for people to read, written by this handle alone
+            shared(word).store(shared(word).load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
+        } else {
+            // relaxed: numbers for people to read
+            shared(word).fetch_add(amount, std::memory_order_relaxed);
+        }
+    }
+    void raise_high_water_mark(std::uint64_t depth) noexcept {
+        std::uint64_t& word = at(&PortCounters::high_water_mark);
+        // relaxed: a number for people to read
+        if (shared(word).load(std::memory_order_relaxed) < depth) {
+            // relaxed: as above; a shared line may lose one of two marks
+            shared(word).store(depth, std::memory_order_relaxed);
+        }
+    }
+    void give_back(PortView& port) noexcept { port.give_back_counter_line(*line_, is_own_); }
+
+private:
+    [[nodiscard]] std::uint64_t& at(std::uint64_t PortCounters::* count) noexcept {
+        // PortCounters is seven words in the order of the line's (pinned above).
+        static constexpr PortCounters order{0, 1, 2, 3, 4, 5, 6};
+        return line_->counts[order.*count];
+    }
+
+    bool is_own_ = false;
+    PortCounterLine* line_;
+};
+
+} // namespace detail
+
+/// One thread's handle for pushing. Its destructor closes the end.
+class Producer {
+public:
+    /// Throws: not_a_member, table_full.
+    /// If the caller dies here: the port has a producer that is dead, or it has not; reaping settles it. [crash: attach]
+    explicit Producer(const Port& port, const WaitOptions& wait = {});
+    Producer(Producer&& other) noexcept = default;
+    Producer& operator=(Producer&&) = delete;
+    /// If the caller dies here: the end is closed, or it is open and its owner dead. [crash: detach]
+    ~Producer();
+
+    /// Pushes the buffer; only on ok it is taken from the caller. A buffer of which this process has further copies goes
+    /// with a further reference of its own.
+    /// Progress: lock-free.
+    /// Returns: ok; full (not with drop_oldest); closed: the last consumer is gone; failed: see last_error(),
+    /// too_many_references among them.
+    /// If the caller dies here: the message is in the port once, or the buffer is free after reaping.
+    /// [crash: push, push_full, push_claimed_cell, push_drop_oldest]
+    [[nodiscard]] PushResult try_push(BufferPtr&& buffer) noexcept {
+        const PushResult result = push_quietly(buffer);
+        if (result == PushResult::ok) {
+            notify();
+        } else if (result == PushResult::full) {
+            counter_.add(&PortCounters::stalls, 1);
+        }
+        return result;
+    }
+
+    /// As try_push(), but waits for room in a port that was formatted to wait.
+    /// Progress: blocking.
+    /// If the caller dies here: as in try_push(). [crash: push, wait]
+    PushResult push(BufferPtr&& buffer) noexcept { return push_until(std::move(buffer), deadline_never); }
+    PushResult push_for(BufferPtr&& buffer, std::chrono::nanoseconds timeout) noexcept {
+        return push_until(std::move(buffer), deadline_after(timeout.count()));
+    }
+    PushResult push_until(BufferPtr&& buffer, DeadlineNs deadline_ns) noexcept;
+
+    /// Pushes as many of the buffers as there is room for, the first ones, with one notification.
+    /// Returns how many; where it is fewer than all, last_result() says why.
+    /// Progress: lock-free.
+    /// If the caller dies here: a prefix of the buffers was pushed. [crash: push_batch]
+    [[nodiscard]] std::size_t try_push(std::span<BufferPtr> buffers) noexcept;
+
+    /// As try_push(), but waits until all are pushed, in a port that was formatted to wait.
+    /// Progress: blocking.
+    /// If the caller dies here: a prefix of the buffers was pushed. [crash: push_batch, wait]
+    std::size_t push(std::span<BufferPtr> buffers) noexcept;
+
+    [[nodiscard]] PushResult last_result() const noexcept { return last_result_; }
+    [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
+    /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
+    [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
+
+private:
+    static constexpr std::uint32_t consumer_look_interval = 256;
+    static constexpr std::uint64_t depth_sample_interval = 64;
+
+    [[nodiscard]] PushResult push_quietly(BufferPtr& buffer, bool looks_at_consumers = false) noexcept;
+    [[nodiscard]] PushResult push_reference(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept;
+    [[nodiscard]] bool is_closed(bool looks_at_consumers) noexcept;
+    [[nodiscard]] bool drop_oldest() noexcept;
+    void notify() noexcept;
+
+    std::shared_ptr<PortView> port_;
+    WaitOptions wait_;
+    detail::PortCounter counter_;
+    std::uint64_t position_ = 0;
+    std::uint64_t oldest_position_ = 0;
+    std::uint64_t next_sequence_ = 0;
+    std::uint32_t consumer_changes_ = 0;
+    std::uint32_t unlooked_count_ = 0;
+    bool is_closed_ = false;
+    PushResult last_result_ = PushResult::ok;
+    PortView::Failure failure_;
+};
+
+/// One thread's handle for popping. Its destructor closes the end.
+class Consumer {
+public:
+    /// Throws: not_a_member, table_full.
+    /// If the caller dies here: the port has a consumer that is dead, or it has not; reaping settles it. [crash: attach]
+    explicit Consumer(const Port& port, const WaitOptions& wait = {});
+    Consumer(Consumer&& other) noexcept = default;
+    Consumer& operator=(Consumer&&) = delete;
+    /// If the caller dies here: the end is closed, or it is open and its owner dead. [crash: detach]
+    ~Consumer();
+
+    /// The oldest message, or nothing: not now, or never (stream_end() tells), or last_error().
+    /// Progress: lock-free.
+    /// If the caller dies here: the message is still in the port, or it was taken and its buffer is free after reaping.
+    /// [crash: pop, pop_behind_claim]
+    [[nodiscard]] BufferPtr try_pop() noexcept {
+        bool cleared = false;
+        BufferPtr buffer = pop_quietly(cleared);
+        if (cleared) {
+            notify();
+        }
+        if (!buffer) {
+            counter_.add(&PortCounters::stalls, 1);
+        }
+        return buffer;
+    }
+
+    /// Waits for a message. Empty: the end of the stream, or last_error().
+    /// Progress: blocking.
+    /// If the caller dies here: as in try_pop(). [crash: pop, wait]
+    [[nodiscard]] BufferPtr pop() noexcept { return pop_until(deadline_never); }
+    /// Empty also when the time is over; stream_end() tells.
+    [[nodiscard]] BufferPtr pop_for(std::chrono::nanoseconds timeout) noexcept {
+        return pop_until(deadline_after(timeout.count()));
+    }
+    [[nodiscard]] BufferPtr pop_until(DeadlineNs deadline_ns) noexcept;
+
+    /// Takes as many messages as there are and `buffers` has room for, with one notification; returns how many.
+    /// Progress: lock-free.
+    /// If the caller dies here: a prefix was taken. [crash: pop_batch]
+    [[nodiscard]] std::size_t try_pop(std::span<BufferPtr> buffers) noexcept;
+
+    /// As try_pop(), but waits for the first one. 0: the end of the stream, or last_error().
+    /// Progress: blocking.
+    /// If the caller dies here: a prefix was taken. [crash: pop_batch, wait]
+    [[nodiscard]] std::size_t pop(std::span<BufferPtr> buffers) noexcept;
+
+    /// Whether the stream is at its end, and how it came to it.
+    /// Progress: lock-free.
+    /// If the caller dies here: nothing was changed but claimed cells cleared. [crash: pop_behind_claim]
+    [[nodiscard]] StreamEnd stream_end() noexcept {
+        return port_->stream_end(PortEnd::producer, [this]() noexcept { return !port_->has_message(position_); });
+    }
+
+    [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
+    /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
+    [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
+
+private:
+    [[nodiscard]] BufferPtr pop_quietly(bool& cleared) noexcept;
+    void notify() noexcept;
+
+    std::shared_ptr<PortView> port_;
+    WaitOptions wait_;
+    detail::PortCounter counter_;
+    std::uint64_t position_ = 0;
+    PortView::Failure failure_;
+};
+
+inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
+    // A number that changed tells that a look is worth it; a consumer that died changes none, hence the interval.
+    const std::uint32_t changes = port_->changes(PortEnd::consumer);
+    if (looks_at_consumers || changes != consumer_changes_ || ++unlooked_count_ == consumer_look_interval) {
+        unlooked_count_ = 0;
+        consumer_changes_ = changes;
+        is_closed_ = port_->options().when_unconsumed == WhenUnconsumed::close &&
+                     port_->stream_end(PortEnd::consumer, [] { return true; }) != StreamEnd::open;
+    }
+    return is_closed_;
+}
+
+inline PushResult Producer::push_reference(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept {
+    const PortView::Item item{&pool, index, reference, 0};
+    BufferHeader& header = pool.header(index);
+    std::uint64_t bytes = 0;
+    const auto before_queued = [&]() noexcept {
+        bytes = header.size_bytes;
+        if (pool.is_only_reference(index, reference)) {
+            header.sequence = next_sequence_;
+            header.time_ns = port_->options().time_stamps ? static_cast<std::uint64_t>(monotonic_ns()) : 0;
+        }
+    };
+    const RingStatus status = port_->enqueue(position_, item, failure_, before_queued);
+    if (status != RingStatus::ok) {
+        return status == RingStatus::full ? PushResult::full : PushResult::failed;
+    }
+    ++next_sequence_;
+    port_->ring().hint_tail(position_);
+    counter_.add(&PortCounters::messages, 1);
+    counter_.add(&PortCounters::bytes, bytes);
+    if (position_ % depth_sample_interval == 0) {
+        counter_.raise_high_water_mark(port_->ring().size_hint(position_));
+    }
+    return PushResult::ok;
+}
+
+inline PushResult Producer::push_quietly(BufferPtr& buffer, bool looks_at_consumers) noexcept {
+    WEIR_ASSERT(buffer, "an empty BufferPtr cannot be pushed");
+    if (is_closed(looks_at_consumers)) {
+        return last_result_ = PushResult::closed;
+    }
+    BufferPoolView& pool = *buffer.pool();
+    unsigned reference = buffer.reference();
+    const bool is_copied = buffer.is_copied();
+    if (port_->find_pool(buffer.id()) != &pool) {
+        failure_ = {errc::unknown_buffer, "the buffer's pool was not given to the port"};
+        return last_result_ = PushResult::failed;
+    }
+    if (is_copied && !pool.try_clone(buffer.index(), reference)) {
+        failure_ = {errc::too_many_references, "reference words"};
+        return last_result_ = PushResult::failed;
+    }
+    PushResult result = push_reference(pool, buffer.index(), reference);
+    while (result == PushResult::full && port_->options().when_full == WhenFull::drop_oldest && drop_oldest()) {
+        result = push_reference(pool, buffer.index(), reference);
+    }
+    if (result == PushResult::ok) {
+        if (is_copied) {
+            buffer.reset();
+        } else {
+            buffer.forget();
+        }
+        return last_result_ = result;
+    }
+    if (is_copied) {
+        pool.drop(buffer.index(), reference);
+    }
+    if (result == PushResult::full) {
+        counter_.raise_high_water_mark(port_->options().capacity);
+    }
+    return last_result_ = result;
+}
+
+inline bool Producer::drop_oldest() noexcept {
+    PortView::Item item;
+    bool cleared = false;
+    switch (port_->claim(oldest_position_, item, cleared, failure_)) {
+    case RingStatus::ok: break;
+    case RingStatus::empty: return true; // a consumer was faster: there is room
+    default: return false;
+    }
+    port_->ring().hint_head(oldest_position_);
+    item.pool->drop(item.index, item.reference);
+    counter_.add(&PortCounters::dropped, 1);
+    return true;
+}
+
+inline void Producer::notify() noexcept {
+    if (port_->waiting_event(PortEnd::consumer).notify()) {
+        counter_.add(&PortCounters::wakes, 1);
+    }
+}
+
+inline BufferPtr Consumer::pop_quietly(bool& cleared) noexcept {
+    PortView::Item item;
+    if (port_->claim(position_, item, cleared, failure_) != RingStatus::ok) {
+        return {};
+    }
+    port_->ring().hint_head(position_);
+    BufferPtr buffer(*item.pool, item.index, item.reference);
+    counter_.add(&PortCounters::messages, 1);
+    counter_.add(&PortCounters::bytes, buffer.size_bytes());
+    return buffer;
+}
+
+inline void Consumer::notify() noexcept {
+    if (port_->waiting_event(PortEnd::producer).notify()) {
+        counter_.add(&PortCounters::wakes, 1);
+    }
+}
+
+} // namespace weir

@@ -1,0 +1,72 @@
+// reap.hpp (layer 5): reap(), which gives back what a dead process held, and the checks over a whole domain.
+//
+// Anyone may reap, several at once, and a reaper may itself be killed: reaping is idempotent, and doing it twice, at the
+// same time, or being killed in the middle of it, equals doing it once. The caller says who is dead and must be right:
+// of a process that is only stopped, buffers would be taken away that it still uses.
+//
+//     const weir::ProcessTable::Entry entry = table.entry(slot);       // first read the entry,
+//     if (entry.alive && is_proven_dead(slot))                         // then establish that its owner is dead
+//         weir::reap({table, slot, entry.incarnation}, buffers, ports);
+//
+// (A) In every port, each cell is looked at: a message of the dead that is queued in it is remembered, a cell whose
+//     message was claimed is cleared. All of (A) ends before (B) begins.
+// (B) In every pool, each reference word of the dead is freed by a compare-and-swap on the full word, except for those
+//     that were remembered: they are messages. Lost hints are found again on the way.
+// (C) The table's entry is ended, and then all who wait on the ports and pools are woken.
+//
+// Why it is sound: the dead pushes nothing more, so a message of its own was in its cell when (A) looked, unless somebody
+// claimed it, and then its word changed and the compare-and-swap of (B) fails. (A) before (B) also ensures that no cell
+// names a buffer that is about to be free. (C) wakes after it has ended the entry: a consumer that was woken before would
+// still find its dead producer attached, and sleep on.
+//
+// reap || anything of others: yes; check_domain() || anything: no, it wants a quiet domain.
+// Progress: lock-free, in time proportional to the cells and words.
+// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper]
+#pragma once
+
+#include <weir/buffer_pool.hpp>
+#include <weir/error.hpp>
+#include <weir/port.hpp>
+#include <weir/process_table.hpp>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <system_error>
+#include <vector>
+
+namespace weir {
+
+/// What a reaper did.
+struct ReapResult {
+    std::error_code error;                  ///< reap_incomplete or corrupt: nothing was freed, the entry stays
+    std::uint32_t freed_reference_count = 0;
+    std::uint32_t kept_message_count = 0;   ///< the dead one's messages that stay in their ports
+    std::uint32_t cleared_cell_count = 0;
+    bool ended_entry = false;               ///< this reaper was the one that ended the entry
+};
+
+/// Gives back all that `dead` held. `buffers` and `ports` are all pools and all ports of the domain: where a cell names a
+/// buffer of another pool, nothing is freed (reap_incomplete).
+/// Progress: lock-free.
+/// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper]
+[[nodiscard]] ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, std::span<const Port> ports);
+
+/// Ends one's own membership: gives back whatever it still holds, and frees its slot. Its handles must be gone.
+/// Progress: lock-free.
+/// If the caller dies here: it is reaped like any other. [crash: leave]
+ReapResult leave(const Membership& membership, const SharedBufferAllocator& buffers, std::span<const Port> ports);
+
+/// What is in a quiet domain.
+struct DomainCensus {
+    std::uint32_t free_count = 0;             ///< buffers
+    std::uint32_t held_reference_count = 0;
+    std::uint32_t queued_reference_count = 0; ///< references in ports
+};
+
+/// Names each broken invariant of a quiet domain: all check()s, and that each queued reference is in exactly one cell of
+/// its port. Empty when it is sound.
+[[nodiscard]] std::vector<std::string> check_domain(const ProcessTable& table, const SharedBufferAllocator& buffers,
+                                                    std::span<const Port> ports, DomainCensus* census = nullptr);
+
+} // namespace weir

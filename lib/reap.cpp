@@ -1,0 +1,157 @@
+#include <weir/reap.hpp>
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace weir {
+
+namespace {
+
+/// Names a reference in the domain.
+std::uint32_t reference_key(const BufferPoolView& pool, std::uint32_t index, unsigned number) noexcept {
+    return (pool.first_buffer() + index) << 4 | number;
+}
+
+/// (A) for one port: remembers the messages of the dead, clears what was claimed.
+std::error_code look_at_cells(PortView& port, Owner dead, std::vector<std::uint32_t>& messages, ReapResult& result) {
+    for (std::uint64_t place = 0; place < port.options().capacity; ++place) {
+        for (;;) {
+            const std::uint64_t cell = port.ring().load_cell(place);
+            if (!Ring::is_filled(cell)) {
+                break;
+            }
+            PortView::Item item;
+            if (!port.decode(cell, item)) {
+                return errc::reap_incomplete;
+            }
+            const std::uint64_t word = load_reference(item.word());
+            if (port.ring().load_cell(place) != cell) {
+                continue; // read again: the word may be of the buffer's next use
+            }
+            if (!item.is_queued_as(word)) {
+                if (port.ring().clear(place, cell)) {
+                    ++result.cleared_cell_count;
+                }
+            } else if (Owner::of(word) == dead) {
+                messages.push_back(reference_key(*item.pool, item.index, item.reference));
+            }
+            break;
+        }
+    }
+    return {};
+}
+
+/// (B) for one pool.
+void free_references(BufferPoolView& pool, const Membership& dead, const std::vector<std::uint32_t>& messages,
+                     ReapResult& result) {
+    const Owner owner = dead.owner();
+    for (std::uint32_t first = 0; first < pool.buffer_count(); first += 64) {
+        std::uint64_t unused = 0;
+        const std::uint32_t count = std::min<std::uint32_t>(64, pool.buffer_count() - first);
+        for (std::uint32_t place = 0; place < count; ++place) {
+            const std::uint32_t index = first + place;
+            for (unsigned number = 0; number < pool.references_per_buffer(); ++number) {
+                std::uint64_t& word = pool.reference(index, number);
+                const std::uint64_t seen = load_reference(word);
+                if (is_free(seen) || Owner::of(seen) != owner) {
+                    continue;
+                }
+                if (reference_state(seen) == ReferenceState::queued &&
+                    std::ranges::binary_search(messages, reference_key(pool, index, number))) {
+                    ++result.kept_message_count;
+                    continue;
+                }
+                // The word has only the low bits of the incarnation: the entry tells whether it is still the dead one's.
+                if (dead.is_alive() && try_free(word, seen)) {
+                    ++result.freed_reference_count;
+                }
+            }
+            unused |= pool.is_unused(index) ? std::uint64_t{1} << place : 0;
+        }
+        // Whoever died may have taken hints along, so all buffers that are free are hinted at again.
+        if (unused != 0) {
+            pool.hints().offer_group(first / 64, unused);
+        }
+    }
+}
+
+} // namespace
+
+ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, std::span<const Port> ports) {
+    ReapResult result;
+    if (!dead.is_alive()) {
+        return result; // reaped already; "alive" here is what the table says, and it says so until step (C)
+    }
+    std::vector<std::uint32_t> messages;
+    for (const Port& port : ports) {
+        result.error = look_at_cells(*port.view(), dead.owner(), messages, result);
+        if (result.error) {
+            return result;
+        }
+    }
+    std::ranges::sort(messages);
+    for (const BufferPool& pool : buffers.pools()) {
+        free_references(pool.view(), dead, messages, result);
+    }
+    ProcessTable table = dead.table;
+    result.ended_entry = table.end(dead.slot, dead.incarnation);
+    for (const Port& port : ports) {
+        port.view()->waiting_event(PortEnd::producer).notify();
+        port.view()->waiting_event(PortEnd::consumer).notify();
+    }
+    for (const BufferPool& pool : buffers.pools()) {
+        pool.view().freed_event().notify();
+    }
+    return result;
+}
+
+ReapResult leave(const Membership& membership, const SharedBufferAllocator& buffers, std::span<const Port> ports) {
+    return reap(membership, buffers, ports);
+}
+
+std::vector<std::string> check_domain(const ProcessTable& table, const SharedBufferAllocator& buffers,
+                                      std::span<const Port> ports, DomainCensus* census) {
+    std::vector<std::string> broken = table.check();
+    const auto append = [&broken](std::vector<std::string> more) {
+        std::ranges::move(more, std::back_inserter(broken));
+    };
+    std::unordered_map<std::uint32_t, unsigned> cell_counts;
+    for (const Port& port : ports) {
+        append(port.check());
+        for (std::uint32_t place = 0; place < port.options().capacity; ++place) {
+            const std::uint64_t cell = port.view()->ring().load_cell(place);
+            PortView::Item item;
+            if (Ring::is_filled(cell) && port.view()->decode(cell, item) &&
+                item.is_queued_as(load_reference(item.word()))) {
+                ++cell_counts[reference_key(*item.pool, item.index, item.reference)];
+            }
+        }
+    }
+    DomainCensus counted;
+    for (const BufferPool& pool : buffers.pools()) {
+        append(pool.check(&table));
+        const BufferPoolView& view = pool.view();
+        for (std::uint32_t index = 0; index < view.buffer_count(); ++index) {
+            counted.free_count += view.is_unused(index) ? 1U : 0U;
+            for (unsigned number = 0; number < view.references_per_buffer(); ++number) {
+                const ReferenceState state = reference_state(load_reference(view.reference(index, number)));
+                counted.held_reference_count += state == ReferenceState::held ? 1U : 0U;
+                if (state == ReferenceState::queued) {
+                    ++counted.queued_reference_count;
+                    const unsigned cell_count = cell_counts[reference_key(view, index, number)];
+                    if (cell_count != 1) {
+                        broken.push_back("buffer " + std::to_string(view.first_buffer() + index) + " reference " +
+                                         std::to_string(number) + ": queued, but named by " +
+                                         std::to_string(cell_count) + " cells");
+                    }
+                }
+            }
+        }
+    }
+    if (census != nullptr) {
+        *census = counted;
+    }
+    return broken;
+}
+
+} // namespace weir
