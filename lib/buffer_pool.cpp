@@ -11,8 +11,8 @@ constexpr std::uint64_t page_bytes = 4096;
 
 void check_options(const BufferPoolOptions& options) {
     if (options.buffer_bytes < buffer_bytes_min || options.buffer_bytes > buffer_bytes_max) {
-        throw_error(errc::invalid_size, "a buffer has 64 bytes to 1 GiB; asked for " +
-                                            std::to_string(options.buffer_bytes));
+        throw_error(errc::invalid_size,
+                    "a buffer has 64 bytes to 1 GiB; asked for " + std::to_string(options.buffer_bytes));
     }
     if (options.buffer_count == 0 || options.buffer_count > domain_buffer_count_max ||
         options.first_buffer > domain_buffer_count_max - options.buffer_count) {
@@ -22,8 +22,8 @@ void check_options(const BufferPoolOptions& options) {
     }
     if (options.references_per_buffer != references_per_line &&
         options.references_per_buffer != references_per_buffer_max) {
-        throw_error(errc::invalid_size, "a buffer has 4 or 12 references; asked for " +
-                                            std::to_string(options.references_per_buffer));
+        throw_error(errc::invalid_size,
+                    "a buffer has 4 or 12 references; asked for " + std::to_string(options.references_per_buffer));
     }
 }
 
@@ -99,8 +99,7 @@ void BufferPool::format(std::span<std::byte> control, const BufferPoolOptions& o
     state.magic = BufferPoolState::magic_value;
 }
 
-BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload,
-                               const Membership& membership)
+BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)
     : membership_(membership), owner_(membership.owner()),
       hints_(control.size() < sizeof(BufferPoolState) ? control : control.subspan(sizeof(BufferPoolState)),
              read_options(control).buffer_count, membership.slot),
@@ -227,8 +226,9 @@ std::vector<std::string> BufferPool::check(const ProcessTable* table) const {
             } else if (table != nullptr && reference_state(word) == ReferenceState::held) {
                 const ProcessTable::Entry entry = table->entry(owner.slot());
                 if (!entry.alive || Owner(owner.slot(), entry.incarnation) != owner) {
-                    report(index, number, "is held by slot " + std::to_string(owner.slot()) +
-                                              " under an incarnation that is not alive");
+                    report(index, number,
+                           "is held by slot " + std::to_string(owner.slot()) +
+                               " under an incarnation that is not alive");
                 }
             }
         }
@@ -268,8 +268,8 @@ BufferPtr SharedBufferAllocator::try_allocate(std::size_t bytes) noexcept {
 BufferPtr SharedBufferAllocator::allocate_until(std::size_t bytes, DeadlineNs deadline_ns,
                                                 const WaitOptions& wait) noexcept {
     BufferPtr buffer = try_allocate(bytes);
-    const auto best = std::ranges::find_if(
-        pools_, [bytes](const BufferPool& pool) { return pool.buffer_bytes() >= bytes; });
+    const auto best =
+        std::ranges::find_if(pools_, [bytes](const BufferPool& pool) { return pool.buffer_bytes() >= bytes; });
     while (!buffer && best != pools_.end()) {
         // A larger pool's buffer may become free first: it is looked for once an interval.
         const DeadlineNs slice_ns = std::min(deadline_ns, deadline_after(wait.recheck_interval_ns));

@@ -42,8 +42,12 @@ const std::error_category& error_category() noexcept {
     return category;
 }
 
-std::error_code make_error_code(errc value) noexcept { return {static_cast<int>(value), error_category()}; }
+std::error_code make_error_code(errc value) noexcept {
+    return {static_cast<int>(value), error_category()};
+}
 
-void throw_error(errc value, const std::string& what) { throw std::system_error(make_error_code(value), what); }
+void throw_error(errc value, const std::string& what) {
+    throw std::system_error(make_error_code(value), what);
+}
 
 } // namespace weir

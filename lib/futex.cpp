@@ -50,7 +50,9 @@ std::uint32_t futex_wake(const std::uint32_t& word, std::uint32_t count_max) noe
     return ops.wake(word, count_max);
 }
 
-std::int64_t monotonic_ns() noexcept { return ops.monotonic_ns(); }
+std::int64_t monotonic_ns() noexcept {
+    return ops.monotonic_ns();
+}
 
 DeadlineNs deadline_after(std::int64_t duration_ns) noexcept {
     const std::int64_t now_ns = monotonic_ns();

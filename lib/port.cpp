@@ -10,8 +10,8 @@ namespace {
 void check_options(const PortOptions& options) {
     if (!std::has_single_bit(options.capacity) || options.capacity < ring_capacity_min ||
         options.capacity > ring_capacity_max) {
-        throw_error(errc::invalid_capacity, "a port holds 2 to 65,536 messages, a power of two; asked for " +
-                                                std::to_string(options.capacity));
+        throw_error(errc::invalid_capacity,
+                    "a port holds 2 to 65,536 messages, a power of two; asked for " + std::to_string(options.capacity));
     }
     if (options.port_id >= port_id_count) {
         throw_error(errc::invalid_size, "port numbers are below 1,024; asked for " + std::to_string(options.port_id));
@@ -89,9 +89,8 @@ void Port::format(std::span<std::byte> memory, const PortOptions& options) {
 
 PortView::PortView(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers)
     : membership_(membership), membership_owner_(membership.owner()), options_(read_options(memory)),
-      state_(reinterpret_cast<PortState*>(memory.data())),
-      ring_(memory.subspan(sizeof(PortState)), options_.capacity), buffers_(std::move(buffers)),
-      first_pool_(buffers_.pools().empty() ? nullptr : &buffers_.pools().front().view()) {
+      state_(reinterpret_cast<PortState*>(memory.data())), ring_(memory.subspan(sizeof(PortState)), options_.capacity),
+      buffers_(std::move(buffers)), first_pool_(buffers_.pools().empty() ? nullptr : &buffers_.pools().front().view()) {
     for (const BufferPool& pool : buffers_.pools()) {
         if (pool.view().owner() != membership_owner_) {
             throw_error(errc::not_a_member, "a port and its pools are opened with the same membership");
@@ -208,11 +207,12 @@ PortCounterLine& PortView::take_counter_line(PortEnd end, bool& is_own) noexcept
     for (PortCounterLine& line : state_->counter_lines[number]) {
         // (5) acquire: goes on from the last owner's totals; pairs with (6), (7)
         std::uint64_t owner = shared(line.owner).load(std::memory_order_acquire);
-        const bool is_taken = owner != 0 && membership_.table.is_alive(static_cast<std::uint8_t>(owner >> 1), owner >> 9);
+        const bool is_taken =
+            owner != 0 && membership_.table.is_alive(static_cast<std::uint8_t>(owner >> 1), owner >> 9);
         // (6) acq_rel, on failure acquire: as (5); pairs with (5), (7)
-        if (!is_taken && shared(line.owner).compare_exchange_strong(owner, line_owner(membership_),
-                                                                    std::memory_order_acq_rel,
-                                                                    std::memory_order_acquire)) {
+        if (!is_taken && shared(line.owner)
+                             .compare_exchange_strong(owner, line_owner(membership_), std::memory_order_acq_rel,
+                                                      std::memory_order_acquire)) {
             is_own = true;
             return line;
         }
@@ -233,7 +233,9 @@ PortCounters PortView::counters(PortEnd end) const noexcept {
     PortCounters sum;
     const auto add = [&sum](const PortCounterLine& line) {
         // relaxed: numbers for people to read
-        const auto count = [&line](unsigned place) { return shared(line.counts[place]).load(std::memory_order_relaxed); };
+        const auto count = [&line](unsigned place) {
+            return shared(line.counts[place]).load(std::memory_order_relaxed);
+        };
         sum.messages += count(0);
         sum.bytes += count(1);
         sum.stalls += count(2);
@@ -268,7 +270,8 @@ std::vector<std::string> Port::check() const {
                 broken.push_back(name + ": its reference is queued in port " + std::to_string(reference_port(word)));
             }
         } else if (reference_state(word) != ReferenceState::held) {
-            broken.push_back(name + ": its reference is neither queued with the cell's generation nor held by a claimer");
+            broken.push_back(name +
+                             ": its reference is neither queued with the cell's generation nor held by a claimer");
         }
     }
     for (unsigned end = 0; end < 2; ++end) {
@@ -370,9 +373,9 @@ BufferPtr Consumer::pop_until(DeadlineNs deadline_ns) noexcept {
             return true;
         }
         // The look at all members comes before a sleep, not in each turn of the spin loop.
-        return ++looks > wait_.spin_count &&
-               (port_->stream_end(PortEnd::producer, [&]() noexcept { return !pop(); }) != StreamEnd::open ||
-                buffer || failure_.cause != errc{});
+        return ++looks > wait_.spin_count && (port_->stream_end(PortEnd::producer, [&]() noexcept {
+            return !pop();
+        }) != StreamEnd::open || buffer || failure_.cause != errc{});
     };
     static_cast<void>(wait_until(port_->waiting_event(PortEnd::consumer), wait_, deadline_ns, ready,
                                  [this]() noexcept { counter_.add(&PortCounters::waits, 1); }));

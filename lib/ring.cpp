@@ -6,8 +6,8 @@ namespace weir {
 
 Ring::Ring(std::span<std::byte> memory, std::uint32_t capacity) {
     if (!std::has_single_bit(capacity) || capacity < ring_capacity_min || capacity > ring_capacity_max) {
-        throw_error(errc::invalid_capacity, "a ring holds 2 to 65,536 values, a power of two; asked for " +
-                                                std::to_string(capacity));
+        throw_error(errc::invalid_capacity,
+                    "a ring holds 2 to 65,536 values, a power of two; asked for " + std::to_string(capacity));
     }
     if (reinterpret_cast<std::uintptr_t>(memory.data()) % cache_line_bytes != 0) {
         throw_error(errc::misaligned, "a ring's memory starts on a cache line of 64 bytes");

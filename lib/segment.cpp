@@ -35,8 +35,8 @@ private:
 
 std::string shm_path(std::string_view name) {
     constexpr std::string_view allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-    if (name.empty() || name.size() > 64 || name.find_first_not_of(allowed) != std::string_view::npos ||
-        name == "." || name == "..") {
+    if (name.empty() || name.size() > 64 || name.find_first_not_of(allowed) != std::string_view::npos || name == "." ||
+        name == "..") {
         throw_error(errc::invalid_name,
                     "segment name \"" + std::string(name) + "\": use 1 to 64 of [A-Za-z0-9._-], not . or ..");
     }

@@ -10,7 +10,9 @@
 //         if (error.code() == weir::errc::invalid_capacity) { ... }   // capacities are powers of two
 //     }
 //
+// anything || anything: yes.
 // Progress: throwing allocates and is for set-up alone. A process that dies here leaves nothing behind.
+// The values are stable: one that has been released keeps its number.
 #pragma once
 
 #include <string>

@@ -81,8 +81,8 @@ private:
 
 /// How a wait goes about it: first it spins, then it sleeps in the kernel, and looks again by itself once an interval.
 struct WaitOptions {
-    std::uint32_t spin_count = 200;                       ///< looks before the first sleep; 0 sleeps at once
-    std::int64_t recheck_interval_ns = 100'000'000;       ///< the longest single sleep
+    std::uint32_t spin_count = 200;                 ///< looks before the first sleep; 0 sleeps at once
+    std::int64_t recheck_interval_ns = 100'000'000; ///< the longest single sleep
 };
 
 /// Waits until `ready()` returns true, or the deadline has passed. `ready` looks at shared words with seq_cst, may take

@@ -53,8 +53,7 @@ public:
 
     /// Views `memory` (aligned to a cache line, at least bytes(buffer_count)) on behalf of process slot `slot`.
     FreeHints(std::span<std::byte> memory, std::uint32_t buffer_count, std::uint8_t slot) noexcept
-        : layout_(buffer_count), buffer_count_(buffer_count),
-          words_(reinterpret_cast<std::uint64_t*>(memory.data())),
+        : layout_(buffer_count), buffer_count_(buffer_count), words_(reinterpret_cast<std::uint64_t*>(memory.data())),
           lanes_(reinterpret_cast<Lane*>(words_ + Layout::lanes_used_words)), slot_(slot) {}
 
     /// Says of every buffer of new memory that it is free.

@@ -46,7 +46,6 @@ void futex_wait(const std::uint32_t& word, std::uint32_t expected, DeadlineNs de
 std::uint32_t futex_wake(const std::uint32_t& word, std::uint32_t count_max) noexcept;
 
 /// Now, on the clock of deadlines, in ns.
-/// Progress: wait-free.
 [[nodiscard]] std::int64_t monotonic_ns() noexcept;
 
 /// The deadline that lies `duration_ns` after now; never, where that is beyond the clock's range.

@@ -14,8 +14,8 @@
 //
 // get || get: yes; anything || assignment: no, the caller orders it (it is a plain integer, not an atomic).
 // Progress: wait-free.
-// If the caller dies here: an assignment is one aligned 8-byte store; it happened or it did not.
-// Source: self-relative pointers, as in Boost.Interprocess and the Burroughs descriptors before it.
+// If the caller dies here: an assignment is one aligned 8-byte store; it happened or it did not. [crash: none, one store]
+// Source: self-relative pointers, as in most shared-memory libraries; the idea is that of position-independent code.
 #pragma once
 
 #include <weir/platform.hpp>

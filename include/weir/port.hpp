@@ -69,11 +69,11 @@ enum class StreamEnd : std::uint8_t {
 enum class PortEnd : std::uint8_t { producer = 0, consumer = 1 };
 
 struct PortOptions {
-    std::uint32_t capacity = 0;                           ///< messages, a power of two, 2 to 65,536
-    std::uint32_t port_id = 0;                            ///< its number in the domain, below 1,024
+    std::uint32_t capacity = 0; ///< messages, a power of two, 2 to 65,536
+    std::uint32_t port_id = 0;  ///< its number in the domain, below 1,024
     WhenFull when_full = WhenFull::wait;
     WhenUnconsumed when_unconsumed = WhenUnconsumed::close;
-    bool time_stamps = false;                             ///< reading the clock costs more than the rest of a push
+    bool time_stamps = false; ///< reading the clock costs more than the rest of a push
 };
 
 /// What a handle did, or all handles of one end together.
@@ -88,7 +88,7 @@ struct PortCounters {
 };
 
 struct alignas(cache_line_bytes) PortCounterLine {
-    std::uint64_t owner;    ///< 0: nobody's; else incarnation << 9 | slot << 1 | 1
+    std::uint64_t owner;     ///< 0: nobody's; else incarnation << 9 | slot << 1 | 1
     std::uint64_t counts[7]; ///< in the order of PortCounters
 };
 static_assert(sizeof(PortCounterLine) == cache_line_bytes);
@@ -352,7 +352,7 @@ class PortCounter {
 public:
     PortCounter(PortView& port, PortEnd end) noexcept : line_(&port.take_counter_line(end, is_own_)) {}
 
-    void add(std::uint64_t PortCounters::* count, std::uint64_t amount) noexcept {
+    void add(std::uint64_t PortCounters::*count, std::uint64_t amount) noexcept {
         std::uint64_t& word = at(count);
         if (is_own_) {
             // relaxed: numbers for people to read, written by this handle alone
@@ -373,7 +373,7 @@ public:
     void give_back(PortView& port) noexcept { port.give_back_counter_line(*line_, is_own_); }
 
 private:
-    [[nodiscard]] std::uint64_t& at(std::uint64_t PortCounters::* count) noexcept {
+    [[nodiscard]] std::uint64_t& at(std::uint64_t PortCounters::*count) noexcept {
         // PortCounters is seven words in the order of the line's (pinned above).
         static constexpr PortCounters order{0, 1, 2, 3, 4, 5, 6};
         return line_->counts[order.*count];

@@ -108,13 +108,14 @@ inline Membership ProcessTable::join() {
         // relaxed: a look for a free slot; the compare-and-swap decides
         std::uint64_t seen = shared(state_->entries[slot]).load(std::memory_order_relaxed);
         // (3) acq_rel: what was reaped of the slot's last owner happened before we use it; pairs with (1), (2)
-        if ((seen & 1) == 0 && shared(state_->entries[slot])
-                                   .compare_exchange_strong(seen, seen | 1, std::memory_order_acq_rel,
-                                                            std::memory_order_relaxed)) {
+        if ((seen & 1) == 0 &&
+            shared(state_->entries[slot])
+                .compare_exchange_strong(seen, seen | 1, std::memory_order_acq_rel, std::memory_order_relaxed)) {
             return {*this, static_cast<std::uint8_t>(slot), seen >> 1};
         }
     }
-    throw_error(errc::table_full, "all 256 slots of the process table are taken; reap the dead, or use a second domain");
+    throw_error(errc::table_full,
+                "all 256 slots of the process table are taken; reap the dead, or use a second domain");
 }
 
 } // namespace weir

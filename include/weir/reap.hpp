@@ -39,18 +39,19 @@ namespace weir {
 
 /// What a reaper did.
 struct ReapResult {
-    std::error_code error;                  ///< reap_incomplete or corrupt: nothing was freed, the entry stays
+    std::error_code error; ///< reap_incomplete or corrupt: nothing was freed, the entry stays
     std::uint32_t freed_reference_count = 0;
-    std::uint32_t kept_message_count = 0;   ///< the dead one's messages that stay in their ports
+    std::uint32_t kept_message_count = 0; ///< the dead one's messages that stay in their ports
     std::uint32_t cleared_cell_count = 0;
-    bool ended_entry = false;               ///< this reaper was the one that ended the entry
+    bool ended_entry = false; ///< this reaper was the one that ended the entry
 };
 
 /// Gives back all that `dead` held. `buffers` and `ports` are all pools and all ports of the domain: where a cell names a
 /// buffer of another pool, nothing is freed (reap_incomplete).
 /// Progress: lock-free.
 /// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper]
-[[nodiscard]] ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, std::span<const Port> ports);
+[[nodiscard]] ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers,
+                              std::span<const Port> ports);
 
 /// Ends one's own membership: gives back whatever it still holds, and frees its slot. Its handles must be gone.
 /// Progress: lock-free.
@@ -59,7 +60,7 @@ ReapResult leave(const Membership& membership, const SharedBufferAllocator& buff
 
 /// What is in a quiet domain.
 struct DomainCensus {
-    std::uint32_t free_count = 0;             ///< buffers
+    std::uint32_t free_count = 0; ///< buffers
     std::uint32_t held_reference_count = 0;
     std::uint32_t queued_reference_count = 0; ///< references in ports
 };

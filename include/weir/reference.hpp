@@ -1,4 +1,4 @@
-// reference.hpp (layer 2): the reference word, one of the two kinds of shared words that carry the truth.
+// reference.hpp (layer 1): the reference word, one of the two kinds of shared words that carry the truth.
 //
 // Each buffer has 4 (or 12) reference words. A word is FREE, HELD by a process, or QUEUED in a port, and names its
 // owner: so each reference is attributed to a process incarnation, and there is no count that a crash could leave
@@ -57,8 +57,8 @@ public:
 
     [[nodiscard]] static constexpr Owner of(std::uint64_t word) noexcept {
         Owner owner;
-        owner.bits_ = word & (std::uint64_t{process_slot_count - 1} << slot_shift |
-                              incarnation_low_mask << incarnation_shift);
+        owner.bits_ =
+            word & (std::uint64_t{process_slot_count - 1} << slot_shift | incarnation_low_mask << incarnation_shift);
         return owner;
     }
 
@@ -76,7 +76,9 @@ inline constexpr unsigned reference_generation_shift = 32;
 [[nodiscard]] constexpr ReferenceState reference_state(std::uint64_t word) noexcept {
     return static_cast<ReferenceState>(word & 7);
 }
-[[nodiscard]] constexpr bool is_free(std::uint64_t word) noexcept { return (word & 7) == 0; }
+[[nodiscard]] constexpr bool is_free(std::uint64_t word) noexcept {
+    return (word & 7) == 0;
+}
 [[nodiscard]] constexpr unsigned reference_port(std::uint64_t word) noexcept {
     return static_cast<unsigned>(word >> reference_port_shift) & (port_id_count - 1);
 }
@@ -113,9 +115,9 @@ static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceSt
 [[nodiscard]] inline bool try_claim(std::uint64_t& word, std::uint64_t seen, Owner me) noexcept {
     // (3) acq_rel, on failure acquire: the message's bytes are there, and a loser clears a cell that was claimed before;
     // pairs with (1), (2), (4)
-    return shared(word).compare_exchange_strong(
-        seen, next_reference(seen, ReferenceState::held, me, reference_port(seen)), std::memory_order_acq_rel,
-        std::memory_order_acquire);
+    return shared(word).compare_exchange_strong(seen,
+                                                next_reference(seen, ReferenceState::held, me, reference_port(seen)),
+                                                std::memory_order_acq_rel, std::memory_order_acquire);
 }
 
 /// Returns the new word.

@@ -1,4 +1,14 @@
 // weir.hpp: all of weir.
+//
+// From below to above, each layer usable without those above it:
+// - platform, error, offset_ptr, futex, reference: what all else is made of;
+// - segment, ring, event_count, process_table, free_hints: shared structures, each usable alone;
+// - buffer_pool: buffers with attributed references, BufferPtr, SharedBufferAllocator;
+// - port: Producer and Consumer on a queue of buffer references;
+// - reap: what a dead process held comes back.
+//
+// Each header opens with what it is for, who may call what at the same time, and what happens when a process dies inside.
+// docs/design.md explains why it is built this way.
 #pragma once
 
 #include <weir/buffer_pool.hpp>
