@@ -30,16 +30,24 @@
  *             B2  read the entry again: still {ALIVE, the dead one's incarnation}, else this reaping is over
  *             B3  CAS the full word -> FREE
  *             C1  CAS entry {ALIVE, i} -> {FREE, i + 1}
+ *             C2  notify all who wait, for room and for messages
  *   Death is proven between the reading of the entry and A1; slots.pml is about that.
+ *   With WAITS=1 a full port is waited for, and an empty one; event_count.pml, from outside: w2 arms, the second look is
+ *   the whole push or pop, w4 sleeps unless a notification disarmed; notify is one step.
+ *   push      p8  notify who waits for messages
+ *   pop       o6  it claimed a message, OR it cleared a cell: notify who waits for room
  *
  * Size:      N cells; NB buffers of K reference words; GB bits of the generation in a cell; NP producers of MSG messages;
  *            NC consumers of POPS pops, which push up to FWD on again (into a second port with PORTS=2, taken out there by
  *            NX collectors); KILLS; BIRTHS (a reaped slot is used again); NR reapers (all but the first may be killed);
  *            INCS incarnations that a word can tell apart; STALE=1: any operation may start from any older position;
- *            OLDEST=1: a full port makes its producer take the oldest message out
+ *            OLDEST=1: a full port makes its producer take the oldest message out; WAITS=1; LOOKS=1: a consumer may at any
+ *            time look whether there is a message (the end-of-stream test's e3), which clears claimed cells, and
+ *            notifies nobody
  * Mistakes:  CLAIM_AFTER_CLEAR, HAND_OUT_FIRST (before o5), POP_NO_REREAD (o3), WAIT_FOR_CLAIMER (o5 is the claimer's alone),
  *            HELP_NO_REREAD (p5), NO_HELP (p4: the cell is taken for full), JUMP_A_LAP (a cell that is ahead moves the
  *            position a whole lap on), NO_A, B_BEFORE_A, A_NO_REREAD, A_NO_CLEAR, B_STORE, NO_ENTRY_REREAD (B2), C_STORE
+ *            with WAITS: NOTIFY_IF_CLEARED (o6 not by who claimed, only by who cleared), NO_RELOOK, NO_P8
  *   With NOINV the invariant "no cell names a word that is free" is not looked at, only what users see.
  */
 #ifndef N
@@ -94,6 +102,13 @@
 #define OLDEST 0
 #endif
 
+#ifndef WAITS
+#define WAITS 0
+#endif
+#ifndef LOOKS
+#define LOOKS 0
+#endif
+
 #define NREF  (NB * K)
 #define NCELL (PORTS * N)
 #define NW    (NP + NC + NX)             /* workers, each with its process slot */
@@ -130,7 +145,14 @@ bool dead[NW];                           /* and it has released the slot's lock;
 byte kills = KILLS;
 byte births = BIRTHS;
 
+/* ---- sleeping: what each worker has armed for; 0: nothing ---- */
+#define ROOM(port)    (1 + (port))
+#define MESSAGE(port) (1 + PORTS + (port))
+byte armed[NW];
+bool asleep[NW];
+
 /* ---- bookkeeping of the specification ---- */
+bool rechecks[NW];                       /* a notifier was killed before it notified this one: it may need a time-out */
 byte head[PORTS];                        /* claims so far */
 byte tail[PORTS];                        /* pushes so far */
 byte queued;                             /* bit r: reference r is a message */
@@ -159,6 +181,29 @@ inline alone(r) {
     assert(!IS_MESSAGE(r))
 }
 
+#if WAITS
+inline notify(what) {
+    i = 0;
+    do
+    :: i < NW -> if :: armed[i] == (what) -> armed[i] = 0; asleep[i] = false; rechecks[i] = false :: else fi; i++
+    :: else -> break
+    od; i = 0
+}
+inline notify_all() {
+    i = 0; do :: i < NW -> armed[i] = 0; asleep[i] = false; rechecks[i] = false; i++ :: else -> break od; i = 0
+}
+inline allow_rechecks(what) {
+    i = 0; do :: i < NW -> rechecks[i] = rechecks[i] || (armed[i] > 0 && (what == 0 || armed[i] == what)); i++ :: else -> break od; i = 0
+}
+#else
+#define notify(what) skip
+#define notify_all() skip
+#define allow_rechecks(what) skip
+#endif
+#define SOMETHING_FOR(w) \
+    ((armed[w] > 0 && armed[w] <= PORTS && tail[(armed[w] - 1) % PORTS] - head[(armed[w] - 1) % PORTS] < N) || \
+     (armed[w] > PORTS && tail[(armed[w] - 1) % PORTS] > head[(armed[w] - 1) % PORTS]))
+
 #define TOP 0
 #define L1 1
 #define L2 2
@@ -181,10 +226,13 @@ inline alone(r) {
 #define O4 19
 #define O5 20
 #define EMPTY 21
-#define CLEARED 22                       /* CLAIM_AFTER_CLEAR */
-#define JOIN 23
-#define DONE 24
-#define DEAD 25
+#define O6 22
+#define CLEARED 23                       /* CLAIM_AFTER_CLEAR */
+#define W5R 24                           /* asleep: for room */
+#define W5M 25                           /* for a message */
+#define JOIN 26
+#define DONE 27
+#define DEAD 28
 
 #define NONE 255
 #define at(port, pos) cell[(port) * N + (pos) % N]
@@ -196,7 +244,7 @@ inline alone(r) {
 #define FURTHER(d) (((d) - 1) / 2 * N + 1)
 #endif
 
-proctype Worker(byte me; byte pops_from; byte pushes_to)
+proctype Worker(byte me; bool produces; byte source; byte pushes_to)
 {
     byte inc;
     byte tpos;                           /* this handle's position at the tail */
@@ -215,18 +263,34 @@ proctype Worker(byte me; byte pops_from; byte pushes_to)
 #endif
     bool is_queued;                      /* the word in hand is QUEUED already */
     bool got;                            /* o4 was mine; or: the port was full when p4 looked */
+    bool owes;                           /* o6 has something to tell */
+    bool second;                         /* the look after w2 */
+#if LOOKS
+    bool looks;                          /* it only wants to know whether there is a message */
+#else
+#define looks false
+#endif
 
 #define pc step[me]
 #define owner (me + 8 * (inc % INCS))
 #define mine(r, state) (ref[r] == WORD(state, owner, GEN(ref[r])))
-#define produces (pops_from == NONE)
 #define AT(p) d_step { pc == p
+#define stop_waiting() second = false; armed[me] = 0; rechecks[me] = false
 #define forget_operation() x = 0; o = 0; got = false; is_queued = false; j = 0
 
 end:
     do
     :: d_step { pc < JOIN && kills > 0 ->
-           kills--; pc = DEAD; dead[me] = true;
+           if
+           :: pc == PUSHED -> allow_rechecks(MESSAGE(pushes_to))
+           :: (pc == O5 || pc == O6) && (got || owes) -> allow_rechecks(ROOM(source))
+           :: else
+           fi;
+           kills--; pc = DEAD; dead[me] = true; armed[me] = 0; asleep[me] = false; rechecks[me] = false;
+           owes = false; second = false;
+#if LOOKS
+           looks = false;
+#endif
            tpos = 0; hpos = 0; count = 0; forwarded = 0; r = 0; r2 = NONE; tried = 0; forget_operation();
 #if K > 1
            i = 0; do :: i < K -> seen[i] = 0; i++ :: else -> break od; i = 0; cloned = false
@@ -247,6 +311,9 @@ end:
     :: AT(TOP) && count == (produces -> MSG : POPS) ->
            assert(entry[me] == 2 * inc + 1);             /* nobody reaped a live one */
            pc = DONE; tpos = 0; hpos = 0; count = 0; forwarded = 0 }
+#if LOOKS
+    :: AT(TOP) && !produces && count < POPS -> count++; looks = true; pc = O1 }
+#endif
 #if STALE
     :: AT(P1) && tpos > 0 -> tpos-- }
     :: AT(O1) && hpos > 0 -> hpos-- }
@@ -344,17 +411,32 @@ end:
            fi; x = 0; got = false }
     :: AT(P6) -> if :: at(pushes_to, tpos) == x -> at(pushes_to, tpos) = EMPTIED(x) :: else fi; x = 0; pc = P1 }
     :: AT(P7) -> assert(mine(r, QUEUED) && !IS_MESSAGE(r)); ref[r] = ONWARD(ref[r], HELD, owner); is_queued = false; pc = FULL }
+#if WAITS
+#ifdef NO_RELOOK
+    :: AT(FULL) && !second -> armed[me] = ROOM(pushes_to); second = true }                      /* w2 */
+#else
+    :: AT(FULL) && !second -> armed[me] = ROOM(pushes_to); second = true; pc = P1 }             /* w2 */
+#endif
+    :: AT(FULL) && second -> asleep[me] = (armed[me] > 0); pc = W5R }                           /* w4 */
+    :: AT(W5R) && !asleep[me] -> stop_waiting(); pc = P1 }
+    :: d_step { timeout && asleep[me] && rechecks[me] && SOMETHING_FOR(me) -> asleep[me] = false }
+#else
     :: AT(FULL) && tail[pushes_to] - head[pushes_to] < N -> pc = P1 }  /* waits, tries again */
     :: AT(FULL) -> pc = F1; if :: OLDEST && r2 == NONE -> r2 = r; pc = O1 :: else fi }    /* gives up, or makes room */
-    :: AT(PUSHED) -> r = (r2 == NONE -> 0 : r2); pc = (r2 == NONE -> TOP : HAVE); r2 = NONE }
+#endif
+    :: AT(PUSHED) ->                                                   /* p8 */
+#ifndef NO_P8
+           notify(MESSAGE(pushes_to));
+#endif
+           stop_waiting();
+           r = (r2 == NONE -> 0 : r2); pc = (r2 == NONE -> TOP : HAVE); r2 = NONE }
 
     /* ---- pop ---- */
-#define source (produces -> pushes_to : pops_from)
     :: AT(O1) ->
            x = at(source, hpos);
            if
            :: TURN(x) == 2 * (hpos / N) + 1 -> pc = O2
-           :: TURN(x) == 2 * (hpos / N) -> assert(head[source] == tail[source]); x = 0; pc = EMPTY
+           :: TURN(x) == 2 * (hpos / N) -> assert(head[source] == tail[source]); x = 0; pc = (owes -> O6 : EMPTY)
            :: TURN(x) < 2 * (hpos / N) -> assert(false)
            :: else -> hpos = hpos + FURTHER(TURN(x) - 2 * (hpos / N) - 1); x = 0
            fi }
@@ -367,7 +449,10 @@ end:
     :: AT(O3) ->
            if
            :: at(source, hpos) != x -> x = 0; o = 0; pc = O1
-           :: at(source, hpos) == x && NAMES(x, o) ->
+#if LOOKS
+           :: at(source, hpos) == x && NAMES(x, o) && looks -> looks = false; x = 0; o = 0; pc = TOP
+#endif
+           :: at(source, hpos) == x && NAMES(x, o) && !looks ->
 #ifdef CLAIM_AFTER_CLEAR
                   pc = CLEARED; if :: at(source, hpos) == x -> at(source, hpos) = EMPTIED(x); got = true :: else fi
 #else
@@ -400,16 +485,39 @@ end:
 #else
     :: AT(O5) ->
 #endif
-           if :: at(source, hpos) == x -> at(source, hpos) = EMPTIED(x) :: else fi;
-           hpos++;
-           if :: got -> r = REF(x); pc = HAVE :: else -> pc = O1 fi;
-           x = 0; got = false }
-    :: AT(EMPTY) && head[source] < tail[source] -> pc = O1 }           /* waits, tries again */
-    :: AT(EMPTY) -> if :: produces -> r = r2; r2 = NONE; pc = P1 :: else -> pc = TOP; count = POPS fi }
+#if WAITS && !defined(NOTIFY_IF_CLEARED)
+           owes = owes || got;
+#endif
+           if
+           :: at(source, hpos) == x -> at(source, hpos) = EMPTIED(x); owes = owes || (WAITS && !looks)
+           :: else
+           fi;
+           hpos++; r = (got -> REF(x) : r); x = 0;
+           if
+           :: got && owes -> pc = O6
+           :: got && !owes -> pc = HAVE; got = false
+           :: else -> pc = O1
+           fi }
+    :: AT(O6) -> notify(ROOM(source)); owes = false; pc = EMPTY;
+           if :: got -> got = false; stop_waiting(); pc = HAVE :: else fi }
+#if LOOKS
+    :: AT(EMPTY) && looks -> looks = false; pc = TOP }
+#endif
+#if WAITS
+#ifdef NO_RELOOK
+    :: AT(EMPTY) && !looks && !second -> armed[me] = MESSAGE(source); second = true }           /* w2 */
+#else
+    :: AT(EMPTY) && !looks && !second -> armed[me] = MESSAGE(source); second = true; pc = O1 }  /* w2 */
+#endif
+    :: AT(EMPTY) && !looks && second -> asleep[me] = (armed[me] > 0); pc = W5M }                /* w4 */
+    :: AT(W5M) && !asleep[me] -> stop_waiting(); pc = O1 }
+#else
+    :: AT(EMPTY) && !looks && head[source] < tail[source] -> pc = O1 } /* waits, tries again */
+    :: AT(EMPTY) && !looks -> if :: produces -> r = r2; r2 = NONE; pc = P1 :: else -> pc = TOP; count = POPS fi }
+#endif
     od
 #undef AT
 #undef pc
-#undef source
 #undef owner
 }
 
@@ -422,8 +530,8 @@ end:
 #define B2 6
 #define B3 7
 #define C1 8
-#define KILLED 9
-#define AGAIN 10                         /* B_BEFORE_A: A after B */
+#define C2 9
+#define KILLED 10
 
 #ifdef NO_A
 #define R_FIRST B1
@@ -457,6 +565,7 @@ proctype Reaper(bool mortal)
 end:
     do
     :: d_step { mortal && pc != R0 && pc != KILLED && kills > 0 -> kills--;
+           if :: pc == C2 -> allow_rechecks(0) :: else fi;
            pc = KILLED; slot = 0; inc = 0; n = 0; remembered = 0; x = 0; o = 0 }
 #define FIND(s) :: AT(R0) && ALIVE(entry[s]) && dead[s] -> slot = s; inc = entry[s] / 2; pc = R_FIRST }
     FIND(0)
@@ -521,7 +630,8 @@ end:
            :: entry[slot] != 2 * inc + 1
 #endif
            :: else -> entry[slot] = 2 * inc + 2
-           fi; pc = R0; slot = 0; inc = 0 }
+           fi; pc = (WAITS -> C2 : R0); slot = 0; inc = 0 }
+    :: AT(C2) -> notify_all(); pc = R0 }
     od
 #undef AT
 #undef owner
@@ -529,16 +639,18 @@ end:
 
 /*
  * When nobody can move any more: whoever lives has finished.  Take out what is left, in order: nothing may be lost, and
- * every buffer must be free, but for what is held by those who are stopped for ever.
+ * every buffer must be free, but for what is held by those who are stopped for ever, or asleep in a full port.
  */
 #define STOPPED(w) (NR == 0 && dead[OWNER(w) & 7])
+#define NEEDS_RECHECK(w) ((w) < NW && asleep[(w) % NW] && rechecks[(w) % NW] && SOMETHING_FOR((w) % NW))
 proctype Judge()
 {
     byte port;
     byte pos;
     byte r;
 end:
-    d_step { timeout ->
+    d_step { timeout && !NEEDS_RECHECK(0) && !NEEDS_RECHECK(1) && !NEEDS_RECHECK(2) && !NEEDS_RECHECK(3) ->
+        r = 0; do :: r < NW -> assert(!(asleep[r] && SOMETHING_FOR(r))); r++ :: else -> break od;
         judged = true;
         do
         :: port < PORTS ->
@@ -562,10 +674,10 @@ end:
         od;
         r = 0;
         do
-        :: r < NW -> assert(step[r] == DONE || step[r] == DEAD); assert(NR == 0 || !(dead[r] && ALIVE(entry[r]))); r++
+        :: r < NW -> assert(step[r] == DONE || step[r] == DEAD || asleep[r]); assert(NR == 0 || !(dead[r] && ALIVE(entry[r]))); r++
         :: else -> break
         od;
-        r = 0; do :: r < NREF -> assert(STATE(ref[r]) == FREE || STOPPED(ref[r])); r++ :: else -> break od;
+        r = 0; do :: r < NREF -> assert(STATE(ref[r]) == FREE || STOPPED(ref[r]) || asleep[OWNER(ref[r]) & 7]); r++ :: else -> break od;
         assert(queued == 0) }
 }
 
@@ -574,9 +686,9 @@ init {
         byte n = 0;
         do :: n < NW -> entry[n] = 1; n++ :: else -> break od;
         n = 0;
-        do :: n < NP -> run Worker(n, NONE, 0); n++ :: else -> break od;
-        do :: n < NP + NC -> run Worker(n, 0, PORTS - 1); n++ :: else -> break od;
-        do :: n < NW -> run Worker(n, PORTS - 1, 0); n++ :: else -> break od;
+        do :: n < NP -> run Worker(n, true, 0, 0); n++ :: else -> break od;
+        do :: n < NP + NC -> run Worker(n, false, 0, PORTS - 1); n++ :: else -> break od;
+        do :: n < NW -> run Worker(n, false, PORTS - 1, 0); n++ :: else -> break od;
         n = 0;
         do :: n < NR -> run Reaper(n > 0); n++ :: else -> break od;
         run Judge(); n = 0
