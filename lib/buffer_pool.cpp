@@ -1,6 +1,7 @@
 #include <weir/buffer_pool.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 
 namespace weir {
@@ -111,7 +112,7 @@ BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte
     state_ = reinterpret_cast<BufferPoolState*>(control.data());
     headers_ = control.data() + headers_offset(options.buffer_count);
     payload_ = payload.data();
-    header_stride_bytes_ = header_stride_bytes(options.references_per_buffer);
+    header_stride_log2_ = static_cast<unsigned>(std::countr_zero(header_stride_bytes(options.references_per_buffer)));
     stride_bytes_ = stride_bytes(options.buffer_bytes);
     buffer_bytes_ = options.buffer_bytes;
     buffer_count_ = options.buffer_count;
@@ -130,6 +131,31 @@ std::atomic<std::uint32_t>& BufferPoolView::copy_count(std::uint32_t index, unsi
         copy_counts_.reset(static_cast<std::atomic<std::uint32_t>*>(counts));
     });
     return copy_counts_[std::size_t{index} * reference_count_ + number];
+}
+
+void BufferPoolView::offer_and_notify(std::uint32_t index) noexcept {
+    hints_.offer(index);
+    freed_event().notify();
+}
+
+std::uint32_t BufferPoolView::search() noexcept {
+    const std::uint32_t index = hints_.find([this](std::uint32_t candidate) noexcept { return try_take(candidate); });
+    return index != FreeHints::none ? index : scan(scan_length);
+}
+
+std::uint32_t BufferPoolView::scan(std::uint32_t length) noexcept {
+    // relaxed: where the search begins does not matter
+    std::uint32_t cursor = scan_cursor_.load(std::memory_order_relaxed);
+    const std::uint32_t count = std::min(length, buffer_count_);
+    std::uint32_t found = FreeHints::none;
+    for (std::uint32_t step = 0; step < count && found == FreeHints::none; ++step) {
+        const std::uint32_t index = cursor < buffer_count_ ? cursor : 0;
+        found = try_take(index) ? index : FreeHints::none;
+        cursor = index + 1;
+    }
+    // relaxed: as above
+    scan_cursor_.store(cursor, std::memory_order_relaxed);
+    return found;
 }
 
 BufferPtr::BufferPtr(const BufferPtr& other) : pool_(other.pool_), index_(other.index_), reference_(other.reference_) {
@@ -173,6 +199,25 @@ std::uint32_t BufferPtr::use_count() const {
     return count;
 }
 
+BufferPtr BufferPool::fresh(std::uint32_t index) noexcept {
+    if (index == FreeHints::none) {
+        return {};
+    }
+    view_->header(index).size_bytes = static_cast<std::uint32_t>(view_->buffer_bytes());
+    return {*view_, index, 0};
+}
+
+BufferPtr BufferPool::search() noexcept {
+    return fresh(view_->search());
+}
+
+BufferPtr BufferPool::search_after(std::uint32_t index, BufferPoolView::Take failed) noexcept {
+    if (failed == BufferPoolView::Take::give_it_back) {
+        view_->drop(index, 0);
+    }
+    return search();
+}
+
 BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& wait) noexcept {
     BufferPtr buffer = try_allocate();
     if (buffer) {
@@ -185,12 +230,9 @@ BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& 
         buffer = try_allocate();
         if (!buffer && ++looks > wait.spin_count) {
             const std::int64_t now_ns = monotonic_ns();
-            std::uint32_t index = 0;
             if (now_ns >= scan_due_ns) {
                 scan_due_ns = now_ns + wait.recheck_interval_ns;
-                if (view_->try_take_by_scan(index)) {
-                    buffer = fresh(index);
-                }
+                buffer = fresh(view_->try_take_by_scan());
             }
         }
         return static_cast<bool>(buffer);

@@ -232,8 +232,8 @@ PortCounters PortView::counters(PortEnd end) const noexcept {
     const auto number = static_cast<unsigned>(end);
     PortCounters sum;
     const auto add = [&sum](const PortCounterLine& line) {
-        // relaxed: numbers for people to read
         const auto count = [&line](unsigned place) {
+            // relaxed: numbers for people to read
             return shared(line.counts[place]).load(std::memory_order_relaxed);
         };
         sum.messages += count(0);

@@ -101,48 +101,44 @@ public:
     [[nodiscard]] Owner owner() const noexcept { return owner_; }
 
     [[nodiscard]] BufferHeader& header(std::uint32_t index) const noexcept {
-        return *reinterpret_cast<BufferHeader*>(headers_ + index * header_stride_bytes_);
+        return *reinterpret_cast<BufferHeader*>(headers_ + (std::size_t{index} << header_stride_log2_));
     }
-    /// Words 0 to 3 lie in the header's line, the others in the one behind it.
     [[nodiscard]] std::uint64_t& reference(std::uint32_t index, unsigned number) const noexcept {
-        auto* words = reinterpret_cast<std::uint64_t*>(headers_ + index * header_stride_bytes_);
-        return words[number < references_per_line ? number : number + references_per_line];
+        return words(index)[word_place(number)];
     }
     [[nodiscard]] std::byte* payload(std::uint32_t index) const noexcept { return payload_ + index * stride_bytes_; }
     [[nodiscard]] std::uint64_t payload_offset_bytes(std::uint32_t index) const noexcept {
         return index * stride_bytes_;
     }
 
-    /// Takes buffer `index` if it is free; its reference 0 is ours then.
-    [[nodiscard]] bool try_take(std::uint32_t index) noexcept {
-        std::uint64_t& first = reference(index, 0);
-        const std::uint64_t seen = load_reference(first);
-        if (!is_free(seen) || !try_hold(first, seen, owner_)) {
-            return false;
+    enum class Take : std::uint8_t {
+        taken,       ///< the buffer is ours, by reference 0
+        not_free,    ///< reference 0 is another's
+        give_it_back ///< reference 0 is ours, but others are in use
+    };
+    /// Takes a buffer by its words, if it is free.
+    [[nodiscard]] Take take(std::uint64_t* buffer_words) noexcept {
+        const std::uint64_t seen = load_reference(buffer_words[0]);
+        if (!is_free(seen) || !try_hold(buffer_words[0], seen, owner_)) {
+            return Take::not_free;
         }
-        if (others_stay_free(index)) {
-            return true;
-        }
-        drop(index, 0);
-        return false;
+        return others_stay_free(buffer_words) ? Take::taken : Take::give_it_back;
     }
 
-    /// Takes any buffer that the hints lead to.
-    [[nodiscard]] bool try_take_any(std::uint32_t& index) noexcept {
-        const auto take = [this, &index](std::uint32_t candidate) noexcept {
-            index = candidate;
-            return try_take(candidate);
-        };
-        return hints_.find(take) || scan(scan_length, take);
+    /// Takes buffer `index` if it is free.
+    [[nodiscard]] bool try_take(std::uint32_t index) noexcept {
+        const Take result = take(words(index));
+        if (result == Take::give_it_back) {
+            drop(index, 0);
+        }
+        return result == Take::taken;
     }
+
+    /// Takes any buffer that the hints lead to; its index, or FreeHints::none.
+    [[nodiscard]] std::uint32_t search() noexcept;
 
     /// Looks at every buffer.
-    [[nodiscard]] bool try_take_by_scan(std::uint32_t& index) noexcept {
-        return scan(buffer_count_, [this, &index](std::uint32_t candidate) noexcept {
-            index = candidate;
-            return try_take(candidate);
-        });
-    }
+    [[nodiscard]] std::uint32_t try_take_by_scan() noexcept { return scan(buffer_count_); }
 
     /// Takes a further reference of a buffer that the caller holds a reference of. False: all are in use.
     [[nodiscard]] bool try_clone(std::uint32_t index, unsigned& number) noexcept {
@@ -158,31 +154,28 @@ public:
 
     /// Drops a reference that this process holds.
     void drop(std::uint32_t index, unsigned number) noexcept {
-        set_free(reference(index, number));
+        std::uint64_t* const buffer_words = words(index);
+        set_free(buffer_words[word_place(number)]);
         // Of several who drop at once, at least one finds all words free: stores and loads are seq_cst.
-        if (is_unused(index)) {
-            hints_.offer(index);
-            freed_event().notify();
+        if (is_free(used_states(buffer_words))) {
+            if (!hints_.try_push(index)) [[unlikely]] {
+                offer_and_notify(index);
+            } else {
+                freed_event().notify();
+            }
         }
     }
 
-    [[nodiscard]] bool is_unused(std::uint32_t index) const noexcept {
+    [[nodiscard]] bool is_unused(std::uint32_t index) const noexcept { return is_free(used_states(words(index))); }
+
+    /// Whether the reference that the caller holds is the buffer's only one in use.
+    [[nodiscard]] bool is_only_reference(std::uint32_t index) const noexcept {
+        const std::uint64_t* const buffer_words = words(index);
+        std::uint64_t sum = 0;
         for (unsigned number = 0; number < reference_count_; ++number) {
-            if (!is_free(load_reference(reference(index, number)))) {
-                return false;
-            }
+            sum += static_cast<std::uint64_t>(reference_state(load_reference(buffer_words[word_place(number)])));
         }
-        return true;
-    }
-
-    /// Whether `number` is the only reference of the buffer in use.
-    [[nodiscard]] bool is_only_reference(std::uint32_t index, unsigned number) const noexcept {
-        for (unsigned other = 0; other < reference_count_; ++other) {
-            if (other != number && !is_free(load_reference(reference(index, other)))) {
-                return false;
-            }
-        }
-        return true;
+        return sum == static_cast<std::uint64_t>(ReferenceState::held);
     }
 
     [[nodiscard]] EventCount freed_event() const noexcept { return EventCount(state_->freed_event); }
@@ -194,46 +187,55 @@ public:
 private:
     static constexpr std::uint32_t scan_length = 128;
 
+    /// Words 0 to 3 lie in the header's line, the others in the one behind it.
+    [[nodiscard]] static constexpr unsigned word_place(unsigned number) noexcept {
+        return number < references_per_line ? number : number + references_per_line;
+    }
+    [[nodiscard]] std::uint64_t* words(std::uint32_t index) const noexcept { return header(index).references; }
+
+    /// The states of all of a buffer's words, or-ed together.
+    [[nodiscard]] std::uint64_t used_states(const std::uint64_t* buffer_words) const noexcept {
+        std::uint64_t states = load_reference(buffer_words[0]) | load_reference(buffer_words[1]) |
+                               load_reference(buffer_words[2]) | load_reference(buffer_words[3]);
+        for (unsigned number = references_per_line; number < reference_count_; ++number) {
+            states |= load_reference(buffer_words[word_place(number)]);
+        }
+        return states;
+    }
+
     /// Reads the other words twice. One reading is not enough: a holder that clones to a lower word and drops the higher
     /// one hides from it, and the buffer would get two owners (tests/model/alloc.pml).
-    [[nodiscard]] bool others_stay_free(std::uint32_t index) const noexcept {
+    [[nodiscard]] bool others_stay_free(const std::uint64_t* buffer_words) const noexcept {
+        const std::uint64_t seen1 = load_reference(buffer_words[1]);
+        const std::uint64_t seen2 = load_reference(buffer_words[2]);
+        const std::uint64_t seen3 = load_reference(buffer_words[3]);
         std::uint64_t seen[references_per_buffer_max];
-        for (unsigned number = 1; number < reference_count_; ++number) {
-            seen[number] = load_reference(reference(index, number));
-            if (!is_free(seen[number])) {
-                return false;
-            }
+        std::uint64_t states = seen1 | seen2 | seen3;
+        for (unsigned number = references_per_line; number < reference_count_; ++number) {
+            seen[number] = load_reference(buffer_words[word_place(number)]);
+            states |= seen[number];
         }
-        for (unsigned number = 1; number < reference_count_; ++number) {
-            if (load_reference(reference(index, number)) != seen[number]) {
+        if (!is_free(states) || load_reference(buffer_words[1]) != seen1 || load_reference(buffer_words[2]) != seen2 ||
+            load_reference(buffer_words[3]) != seen3) {
+            return false;
+        }
+        for (unsigned number = references_per_line; number < reference_count_; ++number) {
+            if (load_reference(buffer_words[word_place(number)]) != seen[number]) {
                 return false;
             }
         }
         return true;
     }
 
-    template <class Take>
-    [[nodiscard]] bool scan(std::uint32_t length, Take&& take) noexcept {
-        // relaxed: where the search begins does not matter
-        std::uint32_t index = scan_cursor_.load(std::memory_order_relaxed);
-        const std::uint32_t count = length < buffer_count_ ? length : buffer_count_;
-        bool found = false;
-        for (std::uint32_t step = 0; step < count && !found; ++step) {
-            index = index < buffer_count_ ? index : 0;
-            found = is_free(load_reference(reference(index, 0))) && take(index);
-            ++index;
-        }
-        // relaxed: as above
-        scan_cursor_.store(index, std::memory_order_relaxed);
-        return found;
-    }
+    void offer_and_notify(std::uint32_t index) noexcept;
+    [[nodiscard]] std::uint32_t scan(std::uint32_t length) noexcept;
 
     Membership membership_;
     Owner owner_;
     BufferPoolState* state_ = nullptr;
     std::byte* headers_ = nullptr;
     std::byte* payload_ = nullptr;
-    std::uint64_t header_stride_bytes_ = 0;
+    unsigned header_stride_log2_ = 0;
     std::uint64_t stride_bytes_ = 0;
     std::uint64_t buffer_bytes_ = 0;
     std::uint32_t buffer_count_ = 0;
@@ -375,8 +377,18 @@ public:
     /// If the caller dies here: the buffer is free, or held by the dead, and reaping frees it.
     /// [crash: allocate, allocate_contended]
     [[nodiscard]] BufferPtr try_allocate() noexcept {
-        std::uint32_t index = 0;
-        return view_->try_take_any(index) ? fresh(index) : BufferPtr();
+        BufferPoolView& view = *view_;
+        const std::uint32_t index = view.hints().pop();
+        if (index == FreeHints::none) [[unlikely]] {
+            return search();
+        }
+        BufferHeader& header = view.header(index);
+        const BufferPoolView::Take take = view.take(header.references);
+        if (take != BufferPoolView::Take::taken) [[unlikely]] {
+            return search_after(index, take);
+        }
+        header.size_bytes = static_cast<std::uint32_t>(view.buffer_bytes());
+        return {view, index, 0};
     }
 
     /// Waits until a buffer is free.
@@ -401,10 +413,9 @@ public:
     [[nodiscard]] BufferPoolView& view() const noexcept { return *view_; }
 
 private:
-    [[nodiscard]] BufferPtr fresh(std::uint32_t index) noexcept {
-        view_->header(index).size_bytes = static_cast<std::uint32_t>(view_->buffer_bytes());
-        return {*view_, index, 0};
-    }
+    [[nodiscard]] BufferPtr fresh(std::uint32_t index) noexcept;
+    [[nodiscard]] BufferPtr search() noexcept;
+    [[nodiscard]] BufferPtr search_after(std::uint32_t index, BufferPoolView::Take failed) noexcept;
 
     std::shared_ptr<BufferPoolView> view_;
 };

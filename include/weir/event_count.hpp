@@ -58,21 +58,21 @@ public:
         // (2) seq_cst: looks for waiters after the publication; pairs with (1), and (6), (7) in reference.hpp, (2), (3)
         // in ring.hpp, (1) in process_table.hpp, (2), (3) in port.cpp
         const std::uint32_t seen = shared(*word_).load(std::memory_order_seq_cst);
-        return (seen & waiting_bit) != 0 && wake_all(seen);
+        return (seen & waiting_bit) != 0 && wake_all(*word_, seen);
     }
 
 private:
     static constexpr std::uint32_t waiting_bit = 1;
 
-    [[gnu::noinline]] bool wake_all(std::uint32_t seen) noexcept {
+    [[gnu::noinline]] static bool wake_all(std::uint32_t& word, std::uint32_t seen) noexcept {
         // (3) seq_cst, on failure seq_cst: the next epoch, nobody waiting. One attempt: where it fails, another notifier
         // has moved the epoch on after our publication, and wakes; who sets the bit after that sees our publication;
         // pairs with (1)
-        if (!shared(*word_).compare_exchange_strong(seen, (seen & ~waiting_bit) + 2, std::memory_order_seq_cst,
+        if (!shared(word).compare_exchange_strong(seen, (seen & ~waiting_bit) + 2, std::memory_order_seq_cst,
                                                     std::memory_order_seq_cst)) {
             return false;
         }
-        futex_wake(*word_, std::numeric_limits<std::uint32_t>::max());
+        futex_wake(word, std::numeric_limits<std::uint32_t>::max());
         return true;
     }
 

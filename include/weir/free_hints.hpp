@@ -54,7 +54,8 @@ public:
     /// Views `memory` (aligned to a cache line, at least bytes(buffer_count)) on behalf of process slot `slot`.
     FreeHints(std::span<std::byte> memory, std::uint32_t buffer_count, std::uint8_t slot) noexcept
         : layout_(buffer_count), buffer_count_(buffer_count), words_(reinterpret_cast<std::uint64_t*>(memory.data())),
-          lanes_(reinterpret_cast<Lane*>(words_ + Layout::lanes_used_words)), slot_(slot) {}
+          lanes_(reinterpret_cast<Lane*>(words_ + Layout::lanes_used_words)),
+          own_lanes_(lanes_ + slot * lanes_per_slot), slot_(slot) {}
 
     /// Says of every buffer of new memory that it is free.
     void format() noexcept {
@@ -64,17 +65,29 @@ public:
         }
     }
 
+    /// Says that a buffer is probably free, if this thread's lane has room for it: the usual case, as pop().
+    [[nodiscard]] bool try_push(std::uint32_t index) noexcept {
+        Lane* lane = own_lane();
+        const std::uint32_t count = lane != nullptr ? lane->load_count() : lane_candidate_max;
+        if (count == lane_candidate_max) [[unlikely]] {
+            return false;
+        }
+        lane->store_candidate(count, index);
+        lane->store_count(count + 1);
+        return true;
+    }
+
     /// Says that a buffer is probably free.
     void offer(std::uint32_t index) noexcept {
-        Lane* lane = own_lane();
+        Lane* lane = own_or_new_lane();
         if (lane == nullptr) {
             offer_group(index / 64, std::uint64_t{1} << index % 64);
             return;
         }
-        std::uint32_t count = lane->load_count();
-        if (count == lane_candidate_max) {
-            count = spill(*lane);
+        if (lane->load_count() == lane_candidate_max) {
+            spill(*lane);
         }
+        const std::uint32_t count = lane->load_count();
         lane->store_candidate(count, index);
         lane->store_count(count + 1);
     }
@@ -87,36 +100,52 @@ public:
         }
     }
 
-    /// Calls try_take(index) for one candidate after the other until one returns true. False: none was found.
-    template <class TryTake>
-    [[nodiscard]] bool find(TryTake&& try_take) noexcept {
+    static constexpr std::uint32_t none = ~std::uint32_t{0};
+
+    /// What this thread freed last, or `none`: the usual case, a few instructions on a warm line.
+    [[nodiscard]] std::uint32_t pop() noexcept {
         Lane* lane = own_lane();
-        if (lane != nullptr) {
-            for (unsigned round = 0; round < search_round_max; ++round) {
+        if (lane == nullptr) [[unlikely]] {
+            return none;
+        }
+        const std::uint32_t count = lane->load_count();
+        if (count == 0) [[unlikely]] {
+            return none;
+        }
+        lane->store_count(count - 1);
+        const std::uint32_t index = lane->load_candidate(count - 1);
+        return index < buffer_count_ ? index : none;
+    }
+
+    /// Calls try_take(index) for one candidate after the other until one returns true; that one, or `none`.
+    template <class TryTake>
+    [[nodiscard]] std::uint32_t find(TryTake&& try_take) noexcept {
+        Lane* lane = own_or_new_lane();
+        for (unsigned round = 0; round < search_round_max; ++round) {
+            if (lane != nullptr) {
                 for (std::uint32_t count = lane->load_count(); count > 0; --count) {
                     lane->store_count(count - 1);
                     const std::uint32_t index = lane->load_candidate(count - 1);
                     if (index < buffer_count_ && try_take(index)) {
-                        return true;
+                        return index;
                     }
                 }
                 if (!refill(*lane)) {
                     return find_elsewhere(lane, try_take);
                 }
-            }
-        } else {
-            for (unsigned round = 0; round < search_round_max; ++round) {
+            } else {
                 std::uint32_t word = 0;
                 const std::uint64_t taken = take_group(1, word);
                 if (taken == 0) {
                     return find_elsewhere(lane, try_take);
                 }
-                if (try_take(word * 64 + static_cast<std::uint32_t>(std::countr_zero(taken)))) {
-                    return true;
+                const std::uint32_t index = word * 64 + static_cast<std::uint32_t>(std::countr_zero(taken));
+                if (try_take(index)) {
+                    return index;
                 }
             }
         }
-        return false;
+        return none;
     }
 
 private:
@@ -174,35 +203,35 @@ private:
 
     [[nodiscard]] std::uint64_t* level(std::size_t index) noexcept { return words_ + layout_.level_offsets[index]; }
 
+    /// This thread's lane, where it is the first one of the process, which is the usual case; else null.
     [[nodiscard]] Lane* own_lane() noexcept {
-        const void* me = &detail::thread_token;
         // relaxed: only this thread ever writes its own token
-        if (lane_threads_[0].load(std::memory_order_relaxed) == me) {
-            return &lanes_[slot_ * lanes_per_slot];
-        }
-        return other_own_lane(me);
+        return lane_threads_[0].load(std::memory_order_relaxed) == &detail::thread_token ? own_lanes_ : nullptr;
     }
 
-    [[gnu::noinline]] Lane* other_own_lane(const void* me) noexcept {
+    /// This thread's lane; it takes one if it has none. Null: there is none left.
+    [[nodiscard]] Lane* own_or_new_lane() noexcept {
+        const void* me = &detail::thread_token;
         for (unsigned number = 0; number < lanes_per_slot; ++number) {
             // relaxed: as in own_lane(); the lane itself holds hints
             const void* thread = lane_threads_[number].load(std::memory_order_relaxed);
-            const unsigned lane = slot_ * lanes_per_slot + number;
             if (thread == me) {
-                return &lanes_[lane];
+                return &own_lanes_[number];
             }
             // relaxed: a thread takes a lane for good, nothing else depends on it
             if (thread == nullptr &&
                 lane_threads_[number].compare_exchange_strong(thread, me, std::memory_order_relaxed)) {
+                const auto lane = static_cast<std::size_t>(&own_lanes_[number] - lanes_);
+                // relaxed: tells others where to look
                 shared(words_[lane / 64]).fetch_or(std::uint64_t{1} << lane % 64, std::memory_order_relaxed);
-                return &lanes_[lane];
+                return &own_lanes_[number];
             }
         }
         return nullptr;
     }
 
-    /// Returns the oldest candidates of a full lane to the bitmap; how many are left.
-    [[gnu::noinline]] std::uint32_t spill(Lane& lane) noexcept {
+    /// Returns the oldest candidates of a full lane to the bitmap
+    void spill(Lane& lane) noexcept {
         std::array<std::uint32_t, group_max> oldest{};
         for (std::uint32_t place = 0; place < group_max; ++place) {
             oldest[place] = lane.load_candidate(place);
@@ -222,7 +251,6 @@ private:
                 offer_group(word, mask);
             }
         }
-        return lane_candidate_max - group_max;
     }
 
     /// Moves a group from the bitmap into an empty lane, lowest index on top.
@@ -321,7 +349,7 @@ private:
     }
 
     template <class TryTake>
-    [[nodiscard]] bool find_elsewhere(const Lane* own, TryTake& try_take) noexcept {
+    [[nodiscard]] std::uint32_t find_elsewhere(const Lane* own, TryTake& try_take) noexcept {
         unsigned looked_count = 0;
         for (std::size_t step = 0; step < Layout::lanes_used_words; ++step) {
             const std::size_t place = (slot_ / 16 + step) % Layout::lanes_used_words;
@@ -336,18 +364,19 @@ private:
                 for (std::uint32_t count = lane.load_count(); count > 0; --count) {
                     const std::uint32_t index = lane.load_candidate(count - 1);
                     if (index < buffer_count_ && try_take(index)) {
-                        return true;
+                        return index;
                     }
                 }
             }
         }
-        return false;
+        return none;
     }
 
     Layout layout_;
     std::uint32_t buffer_count_;
     std::uint64_t* words_;
     Lane* lanes_;
+    Lane* own_lanes_;
     unsigned slot_;
     std::array<std::atomic<const void*>, lanes_per_slot> lane_threads_{};
 };

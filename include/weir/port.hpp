@@ -548,7 +548,7 @@ inline PushResult Producer::push_reference(BufferPoolView& pool, std::uint32_t i
     std::uint64_t bytes = 0;
     const auto before_queued = [&]() noexcept {
         bytes = header.size_bytes;
-        if (pool.is_only_reference(index, reference)) {
+        if (pool.is_only_reference(index)) {
             header.sequence = next_sequence_;
             header.time_ns = port_->options().time_stamps ? static_cast<std::uint64_t>(monotonic_ns()) : 0;
         }
