@@ -1,0 +1,367 @@
+#include "harness.hpp"
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace bench {
+
+namespace {
+
+bool tiny = false;
+bool has_failed = false;
+
+// Long enough for a repetition on a machine that does a lot else; a process that hangs is ended by it.
+constexpr unsigned watchdog_seconds = 100;
+
+std::vector<std::size_t> allowed_processors() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    std::vector<std::size_t> numbers;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        for (std::size_t number = 0; number < CPU_SETSIZE; ++number) {
+            if (CPU_ISSET(number, &set)) {
+                numbers.push_back(number);
+            }
+        }
+    }
+    if (numbers.empty()) {
+        numbers.push_back(0);
+    }
+    return numbers;
+}
+
+const std::vector<std::size_t>& processors() {
+    static const std::vector<std::size_t> numbers = allowed_processors();
+    return numbers;
+}
+
+void pin(unsigned process_number) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processors()[process_number % processors().size()], &set);
+    require(sched_setaffinity(0, sizeof(set), &set) == 0, "cannot pin a process to its processor");
+}
+
+/// Has the pages there before anything is timed: a page fault costs more than what is measured.
+void map_in(std::span<std::byte> memory) {
+    if (memory.empty()) {
+        return;
+    }
+    constexpr std::uintptr_t page_bytes = 4096;
+    const auto first = reinterpret_cast<std::uintptr_t>(memory.data());
+    const std::uintptr_t start = first / page_bytes * page_bytes;
+    const std::size_t length = first + memory.size() - start;
+#if defined(MADV_POPULATE_WRITE)
+    if (madvise(reinterpret_cast<void*>(start), length, MADV_POPULATE_WRITE) == 0) {
+        return;
+    }
+#endif
+    // Before Linux 5.14. Others may be at work in the same page, so nothing is changed by the write.
+    for (std::uintptr_t page = start; page < start + length; page += page_bytes) {
+        std::uintptr_t address = page < first ? first : page;
+        weir::shared(*reinterpret_cast<std::uint8_t*>(address)).fetch_or(0, std::memory_order_relaxed);
+    }
+}
+
+} // namespace
+
+bool is_tiny() noexcept {
+    return tiny;
+}
+
+unsigned processor_count() noexcept {
+    return static_cast<unsigned>(processors().size());
+}
+
+void Process::in_step() noexcept {
+    pthread_barrier_wait(&trial_->shared_->barrier);
+}
+
+double Process::ping_pong() {
+    const std::uint64_t warm_up_count = scaled(2'000, 10);
+    const std::uint64_t round_count = scaled(50'000, 50);
+    in_step();
+    double elapsed_ns = 0;
+    if (number_ < 2) {
+        const auto word = weir::shared(trial_->shared_->ping_pong_word);
+        Spin spin;
+        const auto play = [&](std::uint64_t count) {
+            for (std::uint64_t round = 0; round < count; ++round) {
+                if (number_ == 0) {
+                    word.store(ping_pong_value_ + 1, std::memory_order_release);
+                    while (word.load(std::memory_order_acquire) != ping_pong_value_ + 2) {
+                        spin();
+                    }
+                } else {
+                    while (word.load(std::memory_order_acquire) != ping_pong_value_ + 1) {
+                        spin();
+                    }
+                    word.store(ping_pong_value_ + 2, std::memory_order_release);
+                }
+                ping_pong_value_ += 2;
+            }
+        };
+        play(warm_up_count);
+        const Stopwatch stopwatch;
+        play(round_count);
+        elapsed_ns = stopwatch.elapsed_ns();
+    }
+    in_step();
+    return elapsed_ns / static_cast<double>(2 * round_count);
+}
+
+double Process::futex_ping_pong() {
+    const std::uint32_t warm_up_count = static_cast<std::uint32_t>(scaled(100, 2));
+    const std::uint32_t round_count = static_cast<std::uint32_t>(scaled(2'000, 10));
+    in_step();
+    double elapsed_ns = 0;
+    if (number_ < 2) {
+        const std::uint32_t& word = trial_->shared_->futex_word;
+        const auto play = [&](std::uint32_t count) {
+            for (std::uint32_t round = 0; round < count; ++round) {
+                const std::uint32_t mine = futex_value_ + number_;
+                for (std::uint32_t seen = 0; (seen = weir::shared(word).load(std::memory_order_acquire)) != mine;) {
+                    weir::futex_wait(word, seen, weir::deadline_never);
+                }
+                weir::shared(word).store(mine + 1, std::memory_order_release);
+                weir::futex_wake(word, 1);
+                futex_value_ += 2;
+            }
+        };
+        play(warm_up_count);
+        const Stopwatch stopwatch;
+        play(round_count);
+        elapsed_ns = stopwatch.elapsed_ns();
+    }
+    in_step();
+    return elapsed_ns / static_cast<double>(2 * round_count);
+}
+
+void Process::record(const std::string& name, double value) {
+    if (!is_first()) {
+        return;
+    }
+    Trial::Shared& shared = *trial_->shared_;
+    require(shared.record_count < std::size(shared.records), "too many results in one repetition");
+    Trial::Record& record = shared.records[shared.record_count++];
+    std::snprintf(record.name, sizeof(record.name), "%s", name.c_str());
+    record.value = value;
+}
+
+Trial::Trial(unsigned process_count) : process_count_(process_count) {
+    shared_ = &share<Shared>();
+    pthread_barrierattr_t attributes;
+    pthread_barrierattr_init(&attributes);
+    pthread_barrierattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    const int error = pthread_barrier_init(&shared_->barrier, &attributes, process_count);
+    pthread_barrierattr_destroy(&attributes);
+    require(error == 0, "cannot make a barrier");
+}
+
+std::span<std::byte> Trial::share_bytes(std::size_t bytes) {
+    segments_.push_back(weir::Segment::anonymous(bytes));
+    map_in(segments_.back().bytes());
+    return segments_.back().bytes().first(bytes);
+}
+
+void Trial::run(const std::function<void(Process&)>& body) {
+    std::fflush(nullptr);
+    std::vector<pid_t> children;
+    for (unsigned number = 0; number < process_count_; ++number) {
+        const pid_t child = fork();
+        require(child >= 0, "cannot fork");
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            alarm(watchdog_seconds);
+            try {
+                pin(number);
+                for (const weir::Segment& segment : segments_) {
+                    map_in(segment.bytes());
+                }
+                Process process(*this, number);
+                body(process);
+            } catch (const std::exception& error) {
+                std::snprintf(shared_->failure, sizeof(shared_->failure), "process %u: %s", number, error.what());
+                _exit(1);
+            }
+            _exit(0);
+        }
+        children.push_back(child);
+    }
+    std::string failure;
+    for (std::size_t left = children.size(); left > 0;) {
+        // Whichever ends first: when one fails, the others wait for it in vain.
+        int status = 0;
+        const pid_t ended = waitpid(-1, &status, 0);
+        if (ended < 0 && errno == EINTR) {
+            continue;
+        }
+        require(ended > 0, "a child process is gone");
+        for (pid_t& child : children) {
+            if (child == ended) {
+                child = 0;
+                --left;
+            }
+        }
+        if (status != 0 && failure.empty()) {
+            failure = WIFEXITED(status) ? std::string(shared_->failure)
+                                        : "a process was ended by signal " + std::to_string(WTERMSIG(status));
+            for (const pid_t child : children) {
+                if (child != 0) {
+                    kill(child, SIGKILL);
+                }
+            }
+        }
+    }
+    if (!failure.empty()) {
+        throw std::runtime_error(failure);
+    }
+}
+
+Results Trial::results() const {
+    Results results;
+    for (std::uint32_t number = 0; number < shared_->record_count; ++number) {
+        results[shared_->records[number].name] = shared_->records[number].value;
+    }
+    return results;
+}
+
+namespace {
+
+std::size_t control_bytes(const std::vector<weir::BufferPoolOptions>& pools,
+                          const std::vector<weir::PortOptions>& ports) {
+    std::size_t bytes = weir::round_up(weir::ProcessTable::bytes(), weir::cache_line_bytes);
+    for (const weir::BufferPoolOptions& pool : pools) {
+        bytes += weir::round_up(weir::BufferPool::control_bytes(pool), weir::cache_line_bytes);
+    }
+    for (const weir::PortOptions& port : ports) {
+        bytes += weir::round_up(weir::Port::bytes(port), weir::cache_line_bytes);
+    }
+    return bytes;
+}
+
+std::size_t payload_bytes(const std::vector<weir::BufferPoolOptions>& pools) {
+    std::size_t bytes = 0;
+    for (const weir::BufferPoolOptions& pool : pools) {
+        bytes += weir::BufferPool::payload_bytes(pool);
+    }
+    return bytes;
+}
+
+} // namespace
+
+SharedDomain::SharedDomain(std::vector<weir::BufferPoolOptions> pools, std::vector<weir::PortOptions> ports)
+    : pool_options_(std::move(pools)), port_options_(std::move(ports)),
+      control_(weir::Segment::anonymous(control_bytes(pool_options_, port_options_))),
+      payload_(weir::Segment::anonymous(payload_bytes(pool_options_))) {
+    map_in(control_.bytes());
+    weir::SegmentCursor cursor(control_.bytes());
+    static_cast<void>(cursor.take(weir::ProcessTable::bytes()));
+    std::uint32_t first_buffer = 0;
+    for (weir::BufferPoolOptions& pool : pool_options_) {
+        pool.first_buffer = first_buffer;
+        first_buffer += pool.buffer_count;
+        weir::BufferPool::format(cursor.take(weir::BufferPool::control_bytes(pool)), pool);
+    }
+    std::uint32_t port_id = 0;
+    for (weir::PortOptions& port : port_options_) {
+        port.port_id = port_id++;
+        weir::Port::format(cursor.take(weir::Port::bytes(port)), port);
+    }
+}
+
+SharedDomain::Member SharedDomain::join() const {
+    map_in(control_.bytes());
+    weir::SegmentCursor control(control_.bytes());
+    weir::SegmentCursor payload(payload_.bytes());
+    weir::ProcessTable table(control.take(weir::ProcessTable::bytes()));
+    Member member{table.join(), {}, {}, {}};
+    for (const weir::BufferPoolOptions& options : pool_options_) {
+        const std::span<std::byte> pool_control = control.take(weir::BufferPool::control_bytes(options));
+        const std::span<std::byte> pool_payload = payload.take(weir::BufferPool::payload_bytes(options));
+        if (options.buffer_bytes <= 4096) {
+            map_in(pool_payload);
+        } else {
+            for (std::size_t index = 0; index < options.buffer_count; ++index) {
+                map_in(pool_payload.subspan(index * (pool_payload.size() / options.buffer_count), 1));
+            }
+        }
+        member.pools.emplace_back(pool_control, pool_payload, member.me);
+        member.buffers.add(member.pools.back());
+    }
+    for (const weir::PortOptions& options : port_options_) {
+        member.ports.emplace_back(control.take(weir::Port::bytes(options)), member.me, member.buffers);
+    }
+    return member;
+}
+
+void SharedDomain::Member::leave() {
+    require(!weir::leave(me, buffers, ports).error, "leaving has failed");
+}
+
+void SharedDomain::require_idle() const {
+    Member member = join();
+    weir::DomainCensus census;
+    const std::vector<std::string> broken = weir::check_domain(member.me.table, member.buffers, member.ports, &census);
+    std::uint32_t buffer_count = 0;
+    for (const weir::BufferPool& pool : member.pools) {
+        buffer_count += pool.buffer_count();
+    }
+    member.leave();
+    require(broken.empty(), broken.empty() ? "" : broken.front().c_str());
+    require(census.free_count == buffer_count, "not all buffers are free in the end");
+}
+
+Registration::Registration(const char* name, const char* time_name, void (*measure)(Results&)) {
+    benchmark::RegisterBenchmark(name,
+                                 [measure, time_name](benchmark::State& state) {
+                                     for (auto _ : state) {
+                                         try {
+                                             Results results;
+                                             measure(results);
+                                             for (const auto& [result, value] : results) {
+                                                 state.counters[result] = value;
+                                             }
+                                             state.SetIterationTime(results.at(time_name) * 1e-9);
+                                         } catch (const std::exception& error) {
+                                             has_failed = true;
+                                             std::fprintf(stderr, "benchmark failed: %s\n", error.what());
+                                             state.SkipWithError(error.what());
+                                             break;
+                                         }
+                                     }
+                                 })
+        ->Iterations(1)
+        ->UseManualTime()
+        ->Unit(benchmark::kNanosecond);
+}
+
+} // namespace bench
+
+/// Takes --tiny out of the arguments and leaves the others to Google Benchmark.
+int main(int argc, char** argv) {
+    int kept_count = 1;
+    for (int number = 1; number < argc; ++number) {
+        if (std::strcmp(argv[number], "--tiny") == 0) {
+            bench::tiny = true;
+        } else {
+            argv[kept_count++] = argv[number];
+        }
+    }
+    argv[kept_count] = nullptr;
+    benchmark::Initialize(&kept_count, argv);
+    if (benchmark::ReportUnrecognizedArguments(kept_count, argv)) {
+        return 2;
+    }
+    const std::size_t count = benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+    return count == 0 || bench::has_failed ? 1 : 0;
+}

@@ -1,0 +1,315 @@
+// Ports: latency, streams and hops of whole buffers between two processes.
+#include "harness.hpp"
+
+#include <array>
+#include <vector>
+
+namespace {
+
+constexpr weir::WaitOptions sleeps_at_once{.spin_count = 0};
+
+/// Takes a buffer out of the pool with eight bytes in it.
+weir::BufferPtr allocate_message(weir::BufferPool& pool) {
+    weir::BufferPtr buffer;
+    bench::until_true<bench::Backoff>([&] { return static_cast<bool>(buffer = pool.try_allocate()); });
+    buffer.resize(sizeof(std::uint64_t));
+    return buffer;
+}
+
+enum class Touch { reads, writes };
+
+/// One way, in ns: a buffer goes to and fro between two processes through two ports. Each pops it, reads the number in
+/// its first line and compares it with what it must be, writes the next number there (only process 0 does, where the
+/// touch only reads), and pushes it on. Process 0 sends `buffer_count` buffers in turn, one at a time.
+double port_ping_pong(bench::Process& me, weir::BufferPool& pool, const weir::Port& there, const weir::Port& back,
+                      Touch touch, std::size_t buffer_count) {
+    const std::uint64_t warm_up_count = bench::scaled(2'000, 10);
+    const std::uint64_t round_count = bench::scaled(50'000, 50);
+    const bool is_first = me.is_first();
+    const std::uint64_t step = touch == Touch::writes ? 1 : 0;
+    weir::Producer producer(is_first ? there : back);
+    weir::Consumer consumer(is_first ? back : there);
+    std::vector<weir::BufferPtr> buffers;
+    for (std::size_t number = 0; is_first && number < buffer_count; ++number) {
+        buffers.push_back(allocate_message(pool));
+    }
+    bench::Spin spin;
+    const auto push = [&](weir::BufferPtr& buffer) {
+        while (producer.try_push(std::move(buffer)) != weir::PushResult::ok) {
+            spin();
+        }
+    };
+    const auto pop = [&] {
+        for (;;) {
+            weir::BufferPtr buffer = consumer.try_pop();
+            if (buffer) {
+                return buffer;
+            }
+            spin();
+        }
+    };
+    std::uint64_t word = 0;
+    std::size_t turn = 0;
+    const auto play = [&](std::uint64_t count) {
+        for (std::uint64_t round = 0; round < count; ++round, word += 2) {
+            if (is_first) {
+                weir::BufferPtr& buffer = buffers[turn];
+                turn = turn + 1 == buffer_count ? 0 : turn + 1;
+                bench::write_word(buffer, word);
+                push(buffer);
+                buffer = pop();
+                bench::require(bench::read_word(buffer) == word + step, "the buffer is not the one that was sent");
+            } else {
+                weir::BufferPtr buffer = pop();
+                bench::require(bench::read_word(buffer) == word, "the buffer is not the one that was expected");
+                if (touch == Touch::writes) {
+                    bench::write_word(buffer, word + step);
+                }
+                push(buffer);
+            }
+        }
+    };
+    me.in_step();
+    play(warm_up_count);
+    const bench::Stopwatch stopwatch;
+    play(round_count);
+    const double elapsed_ns = stopwatch.elapsed_ns();
+    me.in_step();
+    return elapsed_ns / static_cast<double>(2 * round_count);
+}
+
+void measure_latency(bench::Results& results) {
+    bench::Trial trial(2);
+    const bench::SharedDomain domain({{.buffer_bytes = 64, .buffer_count = 64}}, {{.capacity = 64}, {.capacity = 64}});
+    trial.run([&](bench::Process& me) {
+        bench::SharedDomain::Member member = domain.join();
+        const auto run = [&](Touch touch) {
+            return port_ping_pong(me, member.pools[0], member.ports[0], member.ports[1], touch, 1);
+        };
+        me.record("pingpong_before_ns", me.ping_pong());
+        const double first_ns = run(Touch::writes);
+        const double reads_ns = run(Touch::reads);
+        const double second_ns = run(Touch::writes);
+        me.record("pingpong_after_ns", me.ping_pong());
+        me.record("port_ns", (first_ns + second_ns) / 2);
+        me.record("port_reads_only_ns", reads_ns);
+        member.leave();
+    });
+    domain.require_idle();
+    results = trial.results();
+}
+
+/// Buffers of 64 B and of 64 MiB, of which only the first line is ever touched. Four of each go in turn, so that neither
+/// where one line lies decides, nor do the large ones, whose first lines are a multiple of 64 MiB apart and fall into the
+/// same set of a cache, push each other out of it: the smallest first-level caches have 8 ways.
+void measure_hop_size(bench::Results& results) {
+    constexpr std::uint32_t buffer_count = 4;
+    constexpr std::uint64_t large_bytes = 64 << 20;
+    bench::Trial trial(2);
+    const bench::SharedDomain small({{.buffer_bytes = 64, .buffer_count = buffer_count}},
+                                    {{.capacity = 64}, {.capacity = 64}});
+    const bench::SharedDomain large({{.buffer_bytes = large_bytes, .buffer_count = buffer_count}},
+                                    {{.capacity = 64}, {.capacity = 64}});
+    trial.run([&](bench::Process& me) {
+        bench::SharedDomain::Member small_member = small.join();
+        bench::SharedDomain::Member large_member = large.join();
+        const auto run = [&](bench::SharedDomain::Member& member) {
+            return port_ping_pong(me, member.pools[0], member.ports[0], member.ports[1], Touch::writes, buffer_count);
+        };
+        double small_ns = 0, large_ns = 0;
+        me.record("pingpong_before_ns", me.ping_pong());
+        small_ns += run(small_member);
+        large_ns += run(large_member);
+        large_ns += run(large_member);
+        small_ns += run(small_member);
+        me.record("pingpong_after_ns", me.ping_pong());
+        me.record("hop_64b_ns", small_ns / 2);
+        me.record("hop_64mib_ns", large_ns / 2);
+        small_member.leave();
+        large_member.leave();
+    });
+    small.require_idle();
+    large.require_idle();
+    results = trial.results();
+}
+
+constexpr std::size_t batch_max = 64;
+
+/// A stream from process 0 to process 1: allocate, write 8 bytes, push; pop, read and check, drop. Both wait by trying
+/// again. Returns the time per message in ns. A batch of 1 uses the single operations.
+double run_stream(bench::Process& me, bench::SharedDomain::Member& member, std::size_t batch) {
+    const std::uint64_t warm_up_count = bench::scaled(20'000, 100) / batch * batch;
+    const std::uint64_t count = bench::scaled(500'000, 1'000) / batch * batch;
+    weir::BufferPool& pool = member.pools[0];
+    double elapsed_ns = 0;
+    me.in_step();
+    if (me.is_first()) {
+        weir::Producer producer(member.ports[0]);
+        me.in_step();
+        std::uint64_t next = 0;
+        const auto send_single = [&] {
+            weir::BufferPtr buffer = allocate_message(pool);
+            bench::write_word(buffer, next++);
+            bench::until_true<bench::Backoff>(
+                [&] { return producer.try_push(std::move(buffer)) == weir::PushResult::ok; });
+        };
+        std::array<weir::BufferPtr, batch_max> buffers;
+        const auto send_batch = [&] {
+            for (weir::BufferPtr& buffer : std::span(buffers).first(batch)) {
+                buffer = allocate_message(pool);
+                bench::write_word(buffer, next++);
+            }
+            std::size_t sent = 0;
+            bench::until_true<bench::Backoff>([&] {
+                sent += producer.try_push(std::span(buffers).subspan(sent, batch - sent));
+                return sent == batch;
+            });
+        };
+        while (next < warm_up_count + count) {
+            batch == 1 ? send_single() : send_batch();
+        }
+        me.in_step();
+    } else {
+        weir::Consumer consumer(member.ports[0]);
+        me.in_step();
+        std::uint64_t next = 0;
+        const auto receive = [&next](weir::BufferPtr& buffer) {
+            bench::require(bench::read_word(buffer) == next, "a message was lost, came twice or out of order");
+            ++next;
+            buffer.reset();
+        };
+        std::array<weir::BufferPtr, batch_max> buffers;
+        const auto receive_until = [&](std::uint64_t end) {
+            bench::Backoff backoff;
+            while (next < end) {
+                if (batch == 1) {
+                    if (weir::BufferPtr buffer = consumer.try_pop()) {
+                        receive(buffer);
+                        continue;
+                    }
+                } else if (const std::size_t got = consumer.try_pop(std::span(buffers).first(batch)); got > 0) {
+                    for (weir::BufferPtr& buffer : std::span(buffers).first(got)) {
+                        receive(buffer);
+                    }
+                    continue;
+                }
+                backoff();
+            }
+        };
+        // The clock starts here in the middle of the stream, with both ends at work.
+        receive_until(warm_up_count);
+        const std::uint64_t received_before = next;
+        const bench::Stopwatch stopwatch;
+        receive_until(warm_up_count + count);
+        elapsed_ns = stopwatch.elapsed_ns() / static_cast<double>(next - received_before);
+        me.in_step();
+    }
+    return elapsed_ns;
+}
+
+void measure_stream(bench::Results& results) {
+    constexpr std::array<std::size_t, 4> batches{1, 4, 16, batch_max};
+    bench::Trial trial(2);
+    auto& times_ns = trial.share<std::array<double, batches.size()>>();
+    const bench::SharedDomain domain({{.buffer_bytes = 64, .buffer_count = 256}}, {{.capacity = 256}});
+    trial.run([&](bench::Process& me) {
+        bench::SharedDomain::Member member = domain.join();
+        me.record("pingpong_before_ns", me.ping_pong());
+        // There and back again, so that what drifts meets all alike; the consumer has the time.
+        for (std::size_t step = 0; step < 2 * batches.size(); ++step) {
+            const std::size_t place = step < batches.size() ? step : 2 * batches.size() - 1 - step;
+            const double message_ns = run_stream(me, member, batches[place]);
+            if (!me.is_first()) {
+                times_ns[place] += message_ns / 2;
+            }
+        }
+        me.record("pingpong_after_ns", me.ping_pong());
+        me.record("message_ns", times_ns[0]);
+        for (std::size_t place = 1; place < batches.size(); ++place) {
+            me.record("message_batch_" + std::to_string(batches[place]) + "_ns", times_ns[place]);
+        }
+        member.leave();
+    });
+    domain.require_idle();
+    results = trial.results();
+}
+
+/// On one processor, through a port and back out of it: what the instructions cost without any line changing sides.
+void measure_one_core(bench::Results& results) {
+    bench::Trial trial(2);
+    const bench::SharedDomain domain({{.buffer_bytes = 64, .buffer_count = 256}}, {{.capacity = 256}});
+    trial.run([&](bench::Process& me) {
+        me.record("pingpong_before_ns", me.ping_pong());
+        if (me.is_first()) {
+            bench::SharedDomain::Member member = domain.join();
+            {
+                weir::Producer producer(member.ports[0]);
+                weir::Consumer consumer(member.ports[0]);
+                const std::uint64_t count = bench::scaled(1'000'000, 1'000);
+                const bench::Stopwatch stopwatch;
+                for (std::uint64_t number = 0; number < count; ++number) {
+                    weir::BufferPtr buffer = allocate_message(member.pools[0]);
+                    bench::write_word(buffer, number);
+                    bench::require(producer.try_push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
+                    weir::BufferPtr popped = consumer.try_pop();
+                    bench::require(popped && bench::read_word(popped) == number, "not what was pushed");
+                }
+                me.record("message_ns", stopwatch.elapsed_ns() / static_cast<double>(count));
+            }
+            member.leave();
+        }
+        me.in_step();
+        me.record("pingpong_after_ns", me.ping_pong());
+    });
+    domain.require_idle();
+    results = trial.results();
+}
+
+/// As the latency, but both ends sleep at once where there is nothing, beside a ping-pong of sleepers on a bare futex.
+void measure_wake_up(bench::Results& results) {
+    bench::Trial trial(2);
+    const bench::SharedDomain domain({{.buffer_bytes = 64, .buffer_count = 4}}, {{.capacity = 4}, {.capacity = 4}});
+    trial.run([&](bench::Process& me) {
+        bench::SharedDomain::Member member = domain.join();
+        const std::uint64_t round_count = bench::scaled(2'000, 10);
+        const bool is_first = me.is_first();
+        me.record("pingpong_before_ns", me.ping_pong());
+        const double futex_before_ns = me.futex_ping_pong();
+        double elapsed_ns = 0;
+        {
+            weir::Producer producer(member.ports[is_first ? 0 : 1], sleeps_at_once);
+            weir::Consumer consumer(member.ports[is_first ? 1 : 0], sleeps_at_once);
+            weir::BufferPtr buffer = is_first ? allocate_message(member.pools[0]) : weir::BufferPtr();
+            me.in_step();
+            const bench::Stopwatch stopwatch;
+            for (std::uint64_t round = 0; round < round_count; ++round) {
+                if (is_first) {
+                    bench::write_word(buffer, round);
+                    bench::require(producer.push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
+                }
+                buffer = consumer.pop();
+                bench::require(buffer && bench::read_word(buffer) == round, "not what was pushed");
+                if (!is_first) {
+                    bench::require(producer.push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
+                }
+            }
+            elapsed_ns = stopwatch.elapsed_ns() / static_cast<double>(2 * round_count);
+            me.in_step();
+        }
+        const double futex_after_ns = me.futex_ping_pong();
+        me.record("pingpong_after_ns", me.ping_pong());
+        me.record("wake_up_ns", elapsed_ns);
+        me.record("futex_ns", (futex_before_ns + futex_after_ns) / 2);
+        member.leave();
+    });
+    domain.require_idle();
+    results = trial.results();
+}
+
+const bench::Registration latency("port/latency", "port_ns", measure_latency);
+const bench::Registration hop_size("port/hop_size", "hop_64mib_ns", measure_hop_size);
+const bench::Registration stream("port/stream", "message_ns", measure_stream);
+const bench::Registration one_core("port/one_core", "message_ns", measure_one_core);
+const bench::Registration wake_up("port/wake_up", "wake_up_ns", measure_wake_up);
+
+} // namespace
