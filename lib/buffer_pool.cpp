@@ -179,9 +179,9 @@ bool BufferPtr::leave_copies() noexcept {
     return true;
 }
 
-bool BufferPtr::is_copied() const noexcept {
+bool BufferPtr::has_copies() const noexcept {
     // (2) acquire: where the copies are gone, what they did with the buffer is over; pairs with (1)
-    return copied_ != 0 && pool_->copy_count(index_, reference_).load(std::memory_order_acquire) != 0;
+    return pool_->copy_count(index_, reference_).load(std::memory_order_acquire) != 0;
 }
 
 std::uint32_t BufferPtr::use_count() const {

@@ -98,6 +98,20 @@ PortView::PortView(std::span<std::byte> memory, const Membership& membership, Sh
     }
 }
 
+RingStatus PortView::search_room(std::uint64_t& position, Failure& failure) noexcept {
+    bool is_unknown = false;
+    const RingStatus status = ring_.search_room(position, [&](std::uint64_t cell) noexcept {
+        Item item;
+        is_unknown = !decode(cell, item);
+        return !is_unknown && !item.is_queued_as(load_reference(item.word()));
+    });
+    if (status == RingStatus::full && is_unknown) {
+        failure = {errc::unknown_buffer, "ring cell: buffer"};
+        return RingStatus::corrupt;
+    }
+    return status_of(status, failure);
+}
+
 bool PortView::has_message(std::uint64_t& position) noexcept {
     for (;;) {
         std::uint64_t cell = 0;
@@ -296,6 +310,49 @@ Producer::~Producer() {
         counter_.give_back(*port_);
         port_->detach(PortEnd::producer);
     }
+}
+
+bool Producer::look_at_consumers() noexcept {
+    unlooked_count_ = 0;
+    consumer_changes_ = port_->changes(PortEnd::consumer);
+    is_closed_ = port_->options().when_unconsumed == WhenUnconsumed::close &&
+                 port_->stream_end(PortEnd::consumer, [] { return true; }) != StreamEnd::open;
+    return is_closed_;
+}
+
+PushResult Producer::finish_push(BufferPtr& buffer, unsigned reference, PushResult result) noexcept {
+    BufferPoolView& pool = *buffer.pool();
+    const bool is_clone = reference != buffer.reference();
+    while (result == PushResult::full && port_->options().when_full == WhenFull::drop_oldest && drop_oldest()) {
+        result = push_reference(pool, buffer.index(), reference);
+    }
+    if (result == PushResult::full) {
+        counter_.raise_high_water_mark(port_->options().capacity);
+    }
+    if (result != PushResult::ok) {
+        if (is_clone) {
+            pool.drop(buffer.index(), reference);
+        }
+    } else if (is_clone) {
+        buffer.reset();
+    } else {
+        buffer.forget();
+    }
+    return last_result_ = result;
+}
+
+bool Producer::drop_oldest() noexcept {
+    PortView::Item item;
+    bool cleared = false;
+    switch (port_->claim(oldest_position_, item, cleared, failure_)) {
+    case RingStatus::ok: break;
+    case RingStatus::empty: return true; // a consumer was faster: there is room
+    default: return false;
+    }
+    port_->ring().hint_head(oldest_position_);
+    item.pool->drop(item.index, item.reference);
+    counter_.add(&PortCounters::dropped, 1);
+    return true;
 }
 
 PushResult Producer::push_until(BufferPtr&& buffer, DeadlineNs deadline_ns) noexcept {

@@ -23,6 +23,23 @@ Ring::Ring(std::span<std::byte> memory, std::uint32_t capacity) {
     capacity_log2_ = static_cast<unsigned>(std::countr_zero(capacity));
 }
 
+RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) noexcept {
+    Search search(*this, state_->head_hint);
+    for (;;) {
+        const std::int64_t ahead = turns_ahead(cell, empty_cell(position) | filled_bit);
+        if (ahead == 0) {
+            return RingStatus::ok;
+        }
+        if (ahead < 0) {
+            return ahead == -1 ? RingStatus::empty : RingStatus::corrupt;
+        }
+        if (!search.advance(position, ahead)) {
+            return RingStatus::corrupt;
+        }
+        cell = load_cell(position);
+    }
+}
+
 std::vector<std::string> Ring::check() const {
     std::vector<std::string> broken;
     const std::uint64_t capacity = mask_ + 1;

@@ -171,11 +171,14 @@ public:
     /// Whether the reference that the caller holds is the buffer's only one in use.
     [[nodiscard]] bool is_only_reference(std::uint32_t index) const noexcept {
         const std::uint64_t* const buffer_words = words(index);
-        std::uint64_t sum = 0;
-        for (unsigned number = 0; number < reference_count_; ++number) {
-            sum += static_cast<std::uint64_t>(reference_state(load_reference(buffer_words[word_place(number)])));
+        const auto state = [buffer_words](unsigned number) noexcept {
+            return static_cast<unsigned>(reference_state(load_reference(buffer_words[word_place(number)])));
+        };
+        unsigned sum = state(0) + state(1) + state(2) + state(3);
+        for (unsigned number = references_per_line; number < reference_count_; ++number) {
+            sum += state(number);
         }
-        return sum == static_cast<std::uint64_t>(ReferenceState::held);
+        return sum == static_cast<unsigned>(ReferenceState::held);
     }
 
     [[nodiscard]] EventCount freed_event() const noexcept { return EventCount(state_->freed_event); }
@@ -336,12 +339,13 @@ public:
     [[nodiscard]] BufferPoolView* pool() const noexcept { return pool_; }
     [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
     [[nodiscard]] unsigned reference() const noexcept { return reference_; }
-    [[nodiscard]] bool is_copied() const noexcept;
+    [[nodiscard]] bool is_copied() const noexcept { return copied_ != 0 && has_copies(); }
     void forget() noexcept { pool_ = nullptr; }
 
 private:
     [[nodiscard]] bool is_last_copy() noexcept { return copied_ == 0 || leave_copies(); }
     [[nodiscard]] bool leave_copies() noexcept;
+    [[nodiscard]] bool has_copies() const noexcept;
 
     BufferPoolView* pool_ = nullptr;
     std::uint32_t index_ = 0;

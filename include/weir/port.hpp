@@ -182,72 +182,53 @@ public:
     /// Pushes a reference that this process holds. ok: it is a message at `position` - 1 now. full, corrupt: it is held.
     /// `before_queued` is called once, while the buffer is still the caller's and there was room.
     template <class BeforeQueued>
-    [[nodiscard]] RingStatus enqueue(std::uint64_t& position, const Item& item, Failure& failure,
-                                     BeforeQueued&& before_queued) noexcept {
-        bool is_queued = false;
-        std::uint32_t value = 0;
-        for (;;) {
-            bool is_unknown = false;
-            const RingStatus status = ring_.find_room(position, [&](std::uint64_t cell) noexcept {
-                Item other;
-                if (!decode(cell, other)) {
-                    is_unknown = true;
-                    return false;
-                }
-                return !other.is_queued_as(load_reference(other.word()));
-            });
-            if (status != RingStatus::ok || is_unknown) {
-                if (is_queued) {
-                    set_held(item.word(), membership_owner_);
-                }
-                if (is_unknown) {
-                    failure = {errc::unknown_buffer, "ring cell: buffer"};
-                    return RingStatus::corrupt;
-                }
-                if (status == RingStatus::corrupt) {
-                    failure = {errc::corrupt, "ring cell: turn"};
-                }
-                return status;
-            }
-            if (!is_queued) {
-                before_queued();
-                value = encode(item, set_queued(item.word(), membership_owner_, options_.port_id));
-                is_queued = true;
-            }
-            if (ring_.fill(position, value)) {
-                ++position;
-                return RingStatus::ok;
-            }
+    [[nodiscard, gnu::always_inline]] RingStatus enqueue(std::uint64_t& position, const Item& item, Failure& failure,
+                                                         BeforeQueued&& before_queued) noexcept {
+        RingStatus status = find_room(position, failure);
+        if (status != RingStatus::ok) [[unlikely]] {
+            return status;
         }
+        before_queued();
+        std::uint64_t& word = item.word();
+        const std::uint32_t value = encode(item, set_queued(word, membership_owner_, options_.port_id));
+        while (!ring_.fill(position, value))
+            [[unlikely]] {
+                status = find_room(position, failure);
+                if (status != RingStatus::ok) {
+                    set_held(word, membership_owner_);
+                    return status;
+                }
+            }
+        ++position;
+        return RingStatus::ok;
     }
 
     /// Claims the oldest message for this process. ok: `item` is its reference, and no cell names it any more. `cleared`
     /// tells whether room was made, which is so at times without a message too.
-    [[nodiscard]] RingStatus claim(std::uint64_t& position, Item& item, bool& cleared, Failure& failure) noexcept {
+    [[nodiscard, gnu::always_inline]] RingStatus claim(std::uint64_t& position, Item& item, bool& cleared,
+                                                       Failure& failure) noexcept {
         for (;;) {
             std::uint64_t cell = 0;
             const RingStatus status = ring_.find_item(position, cell);
-            if (status != RingStatus::ok) {
-                if (status == RingStatus::corrupt) {
-                    failure = {errc::corrupt, "ring cell: turn"};
-                }
-                return status;
+            if (status != RingStatus::ok) [[unlikely]] {
+                return status_of(status, failure);
             }
-            if (!decode(cell, item)) {
+            if (!decode(cell, item)) [[unlikely]] {
                 failure = {errc::unknown_buffer, "ring cell: buffer"};
                 return RingStatus::corrupt;
             }
             prefetch_for_write(&item.word());
             prefetch_for_read(item.pool->payload(item.index));
-            const std::uint64_t seen = load_reference(item.word());
-            if (ring_.load_cell(position) != cell) {
+            std::uint64_t& word = item.word();
+            const std::uint64_t seen = load_reference(word);
+            if (ring_.load_cell(position) != cell) [[unlikely]] {
                 continue; // read again: `seen` may be of the buffer's next use, which is not this message
             }
-            const bool is_ours = item.is_queued_as(seen) && try_claim(item.word(), seen, membership_owner_);
+            const bool is_ours = item.is_queued_as(seen) && try_claim(word, seen, membership_owner_);
             // Before the buffer is handed out: no reference is dropped or pushed on while a cell still names it.
             cleared |= ring_.clear(position, cell);
             ++position;
-            if (is_ours) {
+            if (is_ours) [[likely]] {
                 return RingStatus::ok;
             }
         }
@@ -296,6 +277,19 @@ private:
     [[nodiscard]] std::uint64_t& member_word(PortEnd end, unsigned slot) const noexcept {
         return state_->members[static_cast<unsigned>(end)][slot];
     }
+    /// Moves `position` to the tail: ok, full, corrupt.
+    [[nodiscard]] RingStatus find_room(std::uint64_t& position, Failure& failure) noexcept {
+        return ring_.is_room_at_once(position) ? RingStatus::ok : search_room(position, failure);
+    }
+    [[nodiscard]] RingStatus search_room(std::uint64_t& position, Failure& failure) noexcept;
+
+    [[nodiscard]] static RingStatus status_of(RingStatus status, Failure& failure) noexcept {
+        if (status == RingStatus::corrupt) {
+            failure = {errc::corrupt, "ring cell: turn"};
+        }
+        return status;
+    }
+
     void count_change(PortEnd end) noexcept;
     [[nodiscard]] StreamEnd look_at_members(PortEnd end) const noexcept;
 
@@ -444,7 +438,9 @@ private:
 
     [[nodiscard]] PushResult push_quietly(BufferPtr& buffer, bool looks_at_consumers = false) noexcept;
     [[nodiscard]] PushResult push_reference(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept;
+    [[nodiscard]] PushResult finish_push(BufferPtr& buffer, unsigned reference, PushResult result) noexcept;
     [[nodiscard]] bool is_closed(bool looks_at_consumers) noexcept;
+    [[nodiscard]] bool look_at_consumers() noexcept;
     [[nodiscard]] bool drop_oldest() noexcept;
     void notify() noexcept;
 
@@ -532,17 +528,14 @@ private:
 
 inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
     // A number that changed tells that a look is worth it; a consumer that died changes none, hence the interval.
-    const std::uint32_t changes = port_->changes(PortEnd::consumer);
-    if (looks_at_consumers || changes != consumer_changes_ || ++unlooked_count_ == consumer_look_interval) {
-        unlooked_count_ = 0;
-        consumer_changes_ = changes;
-        is_closed_ = port_->options().when_unconsumed == WhenUnconsumed::close &&
-                     port_->stream_end(PortEnd::consumer, [] { return true; }) != StreamEnd::open;
-    }
-    return is_closed_;
+    return looks_at_consumers || port_->changes(PortEnd::consumer) != consumer_changes_ ||
+                   ++unlooked_count_ == consumer_look_interval
+               ? look_at_consumers()
+               : is_closed_;
 }
 
-inline PushResult Producer::push_reference(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept {
+[[gnu::always_inline]] inline PushResult Producer::push_reference(BufferPoolView& pool, std::uint32_t index,
+                                                                  unsigned reference) noexcept {
     const PortView::Item item{&pool, index, reference, 0};
     BufferHeader& header = pool.header(index);
     std::uint64_t bytes = 0;
@@ -583,39 +576,12 @@ inline PushResult Producer::push_quietly(BufferPtr& buffer, bool looks_at_consum
         failure_ = {errc::too_many_references, "reference words"};
         return last_result_ = PushResult::failed;
     }
-    PushResult result = push_reference(pool, buffer.index(), reference);
-    while (result == PushResult::full && port_->options().when_full == WhenFull::drop_oldest && drop_oldest()) {
-        result = push_reference(pool, buffer.index(), reference);
+    const PushResult result = push_reference(pool, buffer.index(), reference);
+    if (result == PushResult::ok && !is_copied) [[likely]] {
+        buffer.forget();
+        return last_result_ = PushResult::ok;
     }
-    if (result == PushResult::ok) {
-        if (is_copied) {
-            buffer.reset();
-        } else {
-            buffer.forget();
-        }
-        return last_result_ = result;
-    }
-    if (is_copied) {
-        pool.drop(buffer.index(), reference);
-    }
-    if (result == PushResult::full) {
-        counter_.raise_high_water_mark(port_->options().capacity);
-    }
-    return last_result_ = result;
-}
-
-inline bool Producer::drop_oldest() noexcept {
-    PortView::Item item;
-    bool cleared = false;
-    switch (port_->claim(oldest_position_, item, cleared, failure_)) {
-    case RingStatus::ok: break;
-    case RingStatus::empty: return true; // a consumer was faster: there is room
-    default: return false;
-    }
-    port_->ring().hint_head(oldest_position_);
-    item.pool->drop(item.index, item.reference);
-    counter_.add(&PortCounters::dropped, 1);
-    return true;
+    return finish_push(buffer, reference, result);
 }
 
 inline void Producer::notify() noexcept {

@@ -115,7 +115,19 @@ public:
     /// the item that last lap left in `cell` has been taken though the cell was not cleared; then it is cleared here.
     template <class IsTaken>
     [[nodiscard]] RingStatus find_room(std::uint64_t& position, IsTaken&& is_taken) noexcept {
-        Search search(*this, state_->tail_hint, position);
+        return is_room_at_once(position) ? RingStatus::ok : search_room(position, is_taken);
+    }
+
+    /// The usual case of find_room().
+    [[nodiscard]] bool is_room_at_once(std::uint64_t& position) const noexcept {
+        position = later(position, load_hint(state_->tail_hint));
+        return load_cell(position) == empty_cell(position);
+    }
+
+    /// The other cases of find_room().
+    template <class IsTaken>
+    [[nodiscard]] RingStatus search_room(std::uint64_t& position, IsTaken&& is_taken) noexcept {
+        Search search(*this, state_->tail_hint);
         for (;;) {
             const std::uint64_t cell = load_cell(position);
             const std::int64_t ahead = turns_ahead(cell, empty_cell(position));
@@ -139,20 +151,9 @@ public:
 
     /// Moves `position` to the head and says whether there is an item (ok, empty, corrupt), whose cell it returns.
     [[nodiscard]] RingStatus find_item(std::uint64_t& position, std::uint64_t& cell) noexcept {
-        Search search(*this, state_->head_hint, position);
-        for (;;) {
-            cell = load_cell(position);
-            const std::int64_t ahead = turns_ahead(cell, empty_cell(position) | filled_bit);
-            if (ahead == 0) {
-                return RingStatus::ok;
-            }
-            if (ahead < 0) {
-                return ahead == -1 ? RingStatus::empty : RingStatus::corrupt;
-            }
-            if (!search.advance(position, ahead)) {
-                return RingStatus::corrupt;
-            }
-        }
+        position = later(position, load_hint(state_->head_hint));
+        cell = load_cell(position);
+        return turns_ahead(cell, empty_cell(position) | filled_bit) == 0 ? RingStatus::ok : search_item(position, cell);
     }
 
     /// Publishes `position` as a hint once in a while, when it has come to it by one operation.
@@ -187,17 +188,18 @@ private:
         return static_cast<std::int64_t>((cell & ~std::uint64_t{ring_value_max}) - wanted) >> ring_value_bits;
     }
 
+    [[nodiscard]] static std::uint64_t later(std::uint64_t position, std::uint64_t hint) noexcept {
+        return static_cast<std::int64_t>(hint - position) > 0 ? hint : position;
+    }
+
+    [[nodiscard]] RingStatus search_item(std::uint64_t& position, std::uint64_t& cell) noexcept;
+
     /// The way from a handle's position to the ring's end. Bytes that no operation writes could send it around in
     /// circles: where it took more steps than an end can be away from the hint while the hint stands still, it stops.
     class Search {
     public:
-        Search(const Ring& ring, const std::uint64_t& hint, std::uint64_t& position) noexcept
-            : ring_(&ring), hint_(&hint) {
-            seen_hint_ = load_hint(hint);
-            if (static_cast<std::int64_t>(seen_hint_ - position) > 0) {
-                position = seen_hint_;
-            }
-        }
+        Search(const Ring& ring, const std::uint64_t& hint) noexcept
+            : ring_(&ring), hint_(&hint), seen_hint_(load_hint(hint)) {}
 
         [[nodiscard]] bool advance(std::uint64_t& position, std::int64_t ahead) noexcept {
             const std::uint64_t laps = (static_cast<std::uint64_t>(ahead) - 1) / 2;
@@ -215,7 +217,7 @@ private:
     private:
         const Ring* ring_;
         const std::uint64_t* hint_;
-        std::uint64_t seen_hint_ = 0;
+        std::uint64_t seen_hint_;
         std::uint64_t step_count_ = 0;
     };
 
