@@ -121,13 +121,18 @@ public:
     template <class TryTake>
     [[nodiscard]] std::uint32_t find(TryTake&& try_take) noexcept {
         Lane* lane = own_or_new_lane();
+        unsigned candidate_count = 0;
         for (unsigned round = 0; round < search_round_max; ++round) {
             if (lane != nullptr) {
-                for (std::uint32_t count = lane->load_count(); count > 0; --count) {
+                // try_take() itself may offer: the count is read anew in each turn.
+                while (const std::uint32_t count = lane->load_count()) {
                     lane->store_count(count - 1);
                     const std::uint32_t index = lane->load_candidate(count - 1);
                     if (index < buffer_count_ && try_take(index)) {
                         return index;
+                    }
+                    if (++candidate_count == candidate_max) {
+                        return none;
                     }
                 }
                 if (!refill(*lane)) {
@@ -150,6 +155,7 @@ public:
 
 private:
     static constexpr unsigned search_round_max = 64;
+    static constexpr unsigned candidate_max = 1024;
     static constexpr unsigned foreign_lane_max = 16;
 
     /// All accesses to a lane are relaxed: it holds hints, and only its thread writes it.
