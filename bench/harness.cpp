@@ -16,7 +16,7 @@ namespace bench {
 namespace {
 
 bool tiny = false;
-bool has_failed = false;
+bool failed = false;
 
 // Long enough for a repetition on a machine that does a lot else; a process that hangs is ended by it.
 constexpr unsigned watchdog_seconds = 100;
@@ -75,6 +75,14 @@ void map_in(std::span<std::byte> memory) {
 
 bool is_tiny() noexcept {
     return tiny;
+}
+
+void set_tiny() noexcept {
+    tiny = true;
+}
+
+bool has_failed() noexcept {
+    return failed;
 }
 
 unsigned processor_count() noexcept {
@@ -332,7 +340,7 @@ Registration::Registration(const char* name, const char* time_name, void (*measu
                                              }
                                              state.SetIterationTime(results.at(time_name) * 1e-9);
                                          } catch (const std::exception& error) {
-                                             has_failed = true;
+                                             failed = true;
                                              std::fprintf(stderr, "benchmark failed: %s\n", error.what());
                                              state.SkipWithError(error.what());
                                              break;
@@ -345,23 +353,3 @@ Registration::Registration(const char* name, const char* time_name, void (*measu
 }
 
 } // namespace bench
-
-/// Takes --tiny out of the arguments and leaves the others to Google Benchmark.
-int main(int argc, char** argv) {
-    int kept_count = 1;
-    for (int number = 1; number < argc; ++number) {
-        if (std::strcmp(argv[number], "--tiny") == 0) {
-            bench::tiny = true;
-        } else {
-            argv[kept_count++] = argv[number];
-        }
-    }
-    argv[kept_count] = nullptr;
-    benchmark::Initialize(&kept_count, argv);
-    if (benchmark::ReportUnrecognizedArguments(kept_count, argv)) {
-        return 2;
-    }
-    const std::size_t count = benchmark::RunSpecifiedBenchmarks();
-    benchmark::Shutdown();
-    return count == 0 || bench::has_failed ? 1 : 0;
-}

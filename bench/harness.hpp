@@ -42,6 +42,10 @@ namespace bench {
 
 /// Whether the benchmarks only have to show that they run and verify.
 [[nodiscard]] bool is_tiny() noexcept;
+void set_tiny() noexcept;
+
+/// Whether any benchmark has failed.
+[[nodiscard]] bool has_failed() noexcept;
 
 [[nodiscard]] inline std::uint64_t scaled(std::uint64_t full, std::uint64_t tiny) noexcept {
     return is_tiny() ? tiny : full;
