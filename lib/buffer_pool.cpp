@@ -203,7 +203,7 @@ BufferPtr BufferPool::fresh(std::uint32_t index) noexcept {
     if (index == FreeHints::none) {
         return {};
     }
-    view_->header(index).size_bytes = static_cast<std::uint32_t>(view_->buffer_bytes());
+    view_->header(index).renew(static_cast<std::uint32_t>(view_->buffer_bytes()));
     return {*view_, index, 0};
 }
 
@@ -224,11 +224,10 @@ BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& 
         return buffer;
     }
     // Hints can be lost in a crash: once an interval, and before the first sleep, the words themselves are looked at.
-    std::uint32_t looks = 0;
     std::int64_t scan_due_ns = 0;
-    const auto ready = [&]() noexcept {
+    const auto ready = [&](bool is_thorough) noexcept {
         buffer = try_allocate();
-        if (!buffer && ++looks > wait.spin_count) {
+        if (!buffer && is_thorough) {
             const std::int64_t now_ns = monotonic_ns();
             if (now_ns >= scan_due_ns) {
                 scan_due_ns = now_ns + wait.recheck_interval_ns;

@@ -323,8 +323,8 @@ bool Producer::look_at_consumers() noexcept {
 PushResult Producer::finish_push(BufferPtr& buffer, unsigned reference, PushResult result) noexcept {
     BufferPoolView& pool = *buffer.pool();
     const bool is_clone = reference != buffer.reference();
-    while (result == PushResult::full && port_->options().when_full == WhenFull::drop_oldest && drop_oldest()) {
-        result = push_reference(pool, buffer.index(), reference);
+    if (result == PushResult::full && port_->options().when_full == WhenFull::drop_oldest) {
+        result = push_dropping(pool, buffer.index(), reference);
     }
     if (result == PushResult::full) {
         counter_.raise_high_water_mark(port_->options().capacity);
@@ -341,18 +341,32 @@ PushResult Producer::finish_push(BufferPtr& buffer, unsigned reference, PushResu
     return last_result_ = result;
 }
 
-bool Producer::drop_oldest() noexcept {
-    PortView::Item item;
-    bool cleared = false;
-    switch (port_->claim(oldest_position_, item, cleared, failure_)) {
-    case RingStatus::ok: break;
-    case RingStatus::empty: return true; // a consumer was faster: there is room
-    default: return false;
+PushResult Producer::push_dropping(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept {
+    unsigned empty_count = 0;
+    for (;;) {
+        PortView::Item oldest;
+        bool cleared = false;
+        const std::uint64_t position_before = position_;
+        const RingStatus status = port_->claim(oldest_position_, oldest, cleared, failure_);
+        if (status == RingStatus::corrupt) {
+            return PushResult::failed;
+        }
+        if (status == RingStatus::ok) {
+            port_->ring().hint_head(oldest_position_);
+            oldest.pool->drop(oldest.index, oldest.reference);
+            counter_.add(&PortCounters::dropped, 1);
+        }
+        const PushResult result = push_reference(pool, index, reference);
+        if (result != PushResult::full) {
+            return result;
+        }
+        // Full, then empty, then full again at the same place is what no operations write.
+        empty_count = status == RingStatus::empty && position_ == position_before ? empty_count + 1 : 0;
+        if (empty_count == contradiction_max) {
+            failure_ = {errc::corrupt, "ring cell: turn"};
+            return PushResult::failed;
+        }
     }
-    port_->ring().hint_head(oldest_position_);
-    item.pool->drop(item.index, item.reference);
-    counter_.add(&PortCounters::dropped, 1);
-    return true;
 }
 
 PushResult Producer::push_until(BufferPtr&& buffer, DeadlineNs deadline_ns) noexcept {
@@ -360,10 +374,8 @@ PushResult Producer::push_until(BufferPtr&& buffer, DeadlineNs deadline_ns) noex
     if (result != PushResult::full || port_->options().when_full != WhenFull::wait) {
         return result;
     }
-    std::uint32_t looks = 0;
-    const auto ready = [&]() noexcept {
-        // The look at all members comes before a sleep, not in each turn of the spin loop.
-        result = push_quietly(buffer, ++looks > wait_.spin_count);
+    const auto ready = [&](bool is_thorough) noexcept {
+        result = push_quietly(buffer, is_thorough);
         return result != PushResult::full;
     };
     static_cast<void>(wait_until(port_->waiting_event(PortEnd::producer), wait_, deadline_ns, ready,
@@ -424,15 +436,13 @@ BufferPtr Consumer::pop_until(DeadlineNs deadline_ns) noexcept {
         }
         return buffer || failure_.cause != errc{};
     };
-    std::uint32_t looks = 0;
-    const auto ready = [&]() noexcept {
+    const auto ready = [&](bool is_thorough) noexcept {
         if (pop()) {
             return true;
         }
-        // The look at all members comes before a sleep, not in each turn of the spin loop.
-        return ++looks > wait_.spin_count && (port_->stream_end(PortEnd::producer, [&]() noexcept {
-            return !pop();
-        }) != StreamEnd::open || buffer || failure_.cause != errc{});
+        return is_thorough &&
+               (port_->stream_end(PortEnd::producer, [&]() noexcept { return !pop(); }) != StreamEnd::open || buffer ||
+                failure_.cause != errc{});
     };
     static_cast<void>(wait_until(port_->waiting_event(PortEnd::consumer), wait_, deadline_ns, ready,
                                  [this]() noexcept { counter_.add(&PortCounters::waits, 1); }));

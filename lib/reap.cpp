@@ -1,6 +1,7 @@
 #include <weir/reap.hpp>
 
 #include <algorithm>
+#include <bitset>
 #include <unordered_map>
 
 namespace weir {
@@ -39,6 +40,21 @@ std::error_code look_at_cells(PortView& port, Owner dead, std::vector<std::uint3
         }
     }
     return {};
+}
+
+/// Whether all references of the dead that a port's cell may name are of the given ports.
+bool knows_all_ports(const BufferPoolView& pool, Owner dead, const std::bitset<port_id_count>& ports) {
+    for (std::uint32_t index = 0; index < pool.buffer_count(); ++index) {
+        for (unsigned number = 0; number < pool.references_per_buffer(); ++number) {
+            const std::uint64_t word = load_reference(pool.reference(index, number));
+            // A word that is HELD names port 0 also where it was allocated.
+            const bool names_port = reference_state(word) == ReferenceState::queued || reference_port(word) != 0;
+            if (!is_free(word) && Owner::of(word) == dead && names_port && !ports.test(reference_port(word))) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 /// (B) for one pool.
@@ -83,9 +99,21 @@ ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, st
         return result; // reaped already; "alive" here is what the table says, and it says so until step (C)
     }
     std::vector<std::uint32_t> messages;
+    std::bitset<port_id_count> port_ids;
     for (const Port& port : ports) {
+        if (port_ids.test(port.options().port_id)) {
+            result.error = errc::other_parameters; // two ports of one number cannot be told apart
+            return result;
+        }
+        port_ids.set(port.options().port_id);
         result.error = look_at_cells(*port.view(), dead.owner(), messages, result);
         if (result.error) {
+            return result;
+        }
+    }
+    for (const BufferPool& pool : buffers.pools()) {
+        if (!knows_all_ports(pool.view(), dead.owner(), port_ids)) {
+            result.error = errc::reap_incomplete;
             return result;
         }
     }

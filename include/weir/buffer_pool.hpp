@@ -65,11 +65,28 @@ struct BufferPoolOptions {
 /// The line of a buffer that crosses a port: the reference words and what is said about the message.
 struct alignas(cache_line_bytes) BufferHeader {
     std::uint64_t references[references_per_line];
-    std::uint32_t size_bytes; ///< how much of the buffer is message
-    std::uint32_t tag;        ///< the user's
-    std::uint64_t sequence;   ///< of the producer that pushed it
-    std::uint64_t time_ns;    ///< when it was pushed, where the port was opened with time stamps
-    std::uint64_t reserved;
+    std::uint32_t size_bytes;  ///< how much of the buffer is message
+    std::uint32_t tag;         ///< the user's
+    std::uint64_t sequence;    ///< of the producer that pushed it
+    std::uint64_t time_ns;     ///< when it was pushed, where the port was opened with time stamps
+    std::uint32_t is_numbered; ///< whether it was pushed since it was allocated
+    std::uint32_t reserved;
+
+    /// For who has just allocated the buffer.
+    void renew(std::uint32_t bytes) noexcept {
+        size_bytes = bytes;
+        tag = 0;
+        // relaxed: the buffer is ours alone
+        shared(is_numbered).store(0, std::memory_order_relaxed);
+    }
+
+    /// For who is about to push it. Atomic, because two clones may be pushed for the first time at the same time.
+    void number(std::uint64_t of_producer, std::uint64_t now_ns) noexcept {
+        // relaxed: the push hands them over
+        shared(sequence).store(of_producer, std::memory_order_relaxed);
+        shared(time_ns).store(now_ns, std::memory_order_relaxed);
+        shared(is_numbered).store(1, std::memory_order_relaxed);
+    }
 };
 static_assert(sizeof(BufferHeader) == cache_line_bytes);
 static_assert(offsetof(BufferHeader, size_bytes) == 32);
@@ -104,7 +121,10 @@ public:
         return *reinterpret_cast<BufferHeader*>(headers_ + (std::size_t{index} << header_stride_log2_));
     }
     [[nodiscard]] std::uint64_t& reference(std::uint32_t index, unsigned number) const noexcept {
-        return words(index)[word_place(number)];
+        return reference(header(index), number);
+    }
+    [[nodiscard]] static std::uint64_t& reference(BufferHeader& header, unsigned number) noexcept {
+        return header.references[word_place(number)];
     }
     [[nodiscard]] std::byte* payload(std::uint32_t index) const noexcept { return payload_ + index * stride_bytes_; }
     [[nodiscard]] std::uint64_t payload_offset_bytes(std::uint32_t index) const noexcept {
@@ -169,8 +189,8 @@ public:
     [[nodiscard]] bool is_unused(std::uint32_t index) const noexcept { return is_free(used_states(words(index))); }
 
     /// Whether the reference that the caller holds is the buffer's only one in use.
-    [[nodiscard]] bool is_only_reference(std::uint32_t index) const noexcept {
-        const std::uint64_t* const buffer_words = words(index);
+    [[nodiscard]] bool is_only_reference(const BufferHeader& header) const noexcept {
+        const std::uint64_t* const buffer_words = header.references;
         const auto state = [buffer_words](unsigned number) noexcept {
             return static_cast<unsigned>(reference_state(load_reference(buffer_words[word_place(number)])));
         };
@@ -304,11 +324,18 @@ public:
     [[nodiscard]] std::uint32_t tag() const noexcept { return pool_->header(index_).tag; }
     void set_tag(std::uint32_t tag) noexcept { pool_->header(index_).tag = tag; }
 
-    /// The number that the producer which pushed the message gave it, from 0 on. A producer numbers a message only while
-    /// it holds the buffer's only reference: of clones that are pushed to several ports, the first push numbers all.
-    [[nodiscard]] std::uint64_t sequence() const noexcept { return pool_->header(index_).sequence; }
-    /// When it was pushed, on CLOCK_MONOTONIC in ns, where the port has time stamps; else 0.
-    [[nodiscard]] std::uint64_t time_ns() const noexcept { return pool_->header(index_).time_ns; }
+    /// The number that the producer which pushed the message gave it, from 0 on. A message is numbered by its first push
+    /// since it was allocated, and anew by each push of its only reference: of clones that are pushed to several ports,
+    /// the first push numbers all.
+    [[nodiscard]] std::uint64_t sequence() const noexcept {
+        // relaxed: the push handed it over
+        return shared(pool_->header(index_).sequence).load(std::memory_order_relaxed);
+    }
+    /// When it was numbered, on CLOCK_MONOTONIC in ns, where that port has time stamps; else 0.
+    [[nodiscard]] std::uint64_t time_ns() const noexcept {
+        // relaxed: the push handed it over
+        return shared(pool_->header(index_).time_ns).load(std::memory_order_relaxed);
+    }
 
     /// Takes a further reference to the same buffer; empty when all reference words are in use.
     /// Progress: lock-free.
@@ -391,7 +418,7 @@ public:
         if (take != BufferPoolView::Take::taken) [[unlikely]] {
             return search_after(index, take);
         }
-        header.size_bytes = static_cast<std::uint32_t>(view.buffer_bytes());
+        header.renew(static_cast<std::uint32_t>(view.buffer_bytes()));
         return {view, index, 0};
     }
 

@@ -69,7 +69,7 @@ private:
         // has moved the epoch on after our publication, and wakes; who sets the bit after that sees our publication;
         // pairs with (1)
         if (!shared(word).compare_exchange_strong(seen, (seen & ~waiting_bit) + 2, std::memory_order_seq_cst,
-                                                    std::memory_order_seq_cst)) {
+                                                  std::memory_order_seq_cst)) {
             return false;
         }
         futex_wake(word, std::numeric_limits<std::uint32_t>::max());
@@ -85,8 +85,9 @@ struct WaitOptions {
     std::int64_t recheck_interval_ns = 100'000'000; ///< the longest single sleep
 };
 
-/// Waits until `ready()` returns true, or the deadline has passed. `ready` looks at shared words with seq_cst, may take
-/// what it finds, and is called at least once, also after the deadline.
+/// Waits until `ready(is_thorough)` returns true, or the deadline has passed. `ready` looks at shared words with seq_cst,
+/// may take what it finds, and is called at least once, also after the deadline. Before each sleep, and now and then while
+/// it spins, it is asked to be thorough: to look also at what is too costly to look at in each turn of a spin loop.
 /// `on_sleep()` is called before each sleep.
 /// Progress: blocking.
 /// Returns what the last ready() returned.
@@ -94,15 +95,20 @@ struct WaitOptions {
 template <class Ready, class OnSleep>
 [[nodiscard]] bool wait_until(EventCount event, const WaitOptions& options, DeadlineNs deadline_ns, Ready&& ready,
                               OnSleep&& on_sleep) {
+    constexpr std::uint32_t thorough_interval = 256;
     for (std::uint32_t spin = 0; spin < options.spin_count; ++spin) {
-        if (ready()) {
+        const bool is_thorough = spin % thorough_interval == thorough_interval - 1;
+        if (ready(is_thorough)) {
             return true;
+        }
+        if (is_thorough && deadline_ns != deadline_never && monotonic_ns() >= deadline_ns) {
+            return false;
         }
         cpu_relax();
     }
     for (;;) {
         const std::uint32_t key = event.prepare();
-        if (ready()) {
+        if (ready(true)) {
             return true;
         }
         const std::int64_t now_ns = monotonic_ns();

@@ -92,12 +92,12 @@ public:
         lane->store_count(count + 1);
     }
 
-    /// Says of up to 64 buffers, the set bits of `mask` from buffer `64 * word` on, that they are probably free.
+    /// Says of up to 64 buffers, the set bits of `mask` from buffer `64 * word` on, that they are probably free. It mends
+    /// the levels above where somebody died before he could.
     void offer_group(std::uint32_t word, std::uint64_t mask) noexcept {
-        // relaxed: a hint, the reference words decide
-        if ((shared(level(0)[word]).fetch_or(mask, std::memory_order_relaxed)) == 0) {
-            raise_summary(word);
-        }
+        // (1) seq_cst: the bits are there before the level above says so; pairs with (2), (4)
+        shared(level(0)[word]).fetch_or(mask, std::memory_order_seq_cst);
+        raise_summary(0, word);
     }
 
     static constexpr std::uint32_t none = ~std::uint32_t{0};
@@ -333,24 +333,29 @@ private:
         return before & mask & valid;
     }
 
-    /// A word of the bitmap became non-empty: say so in the levels above.
-    void raise_summary(std::size_t word) noexcept {
-        for (std::size_t above = 1; above < Layout::level_count; ++above) {
-            // relaxed: hints
-            shared(level(above)[word / 64]).fetch_or(std::uint64_t{1} << word % 64, std::memory_order_relaxed);
+    /// Word `word` of level `from` is not empty: sees to it that all levels above say so.
+    void raise_summary(std::size_t from, std::size_t word) noexcept {
+        for (std::size_t above = from + 1; above < Layout::level_count; ++above) {
+            const std::uint64_t bit = std::uint64_t{1} << word % 64;
             word /= 64;
+            std::uint64_t& summary = level(above)[word];
+            // (2) seq_cst: looked at after the level below was set; where a lowering comes later, it sees that; pairs with
+            // (1), (3)
+            if ((shared(summary).load(std::memory_order_seq_cst) & bit) == 0) {
+                // (3) seq_cst: as (1), for the level above this one; pairs with (2), (4)
+                shared(summary).fetch_or(bit, std::memory_order_seq_cst);
+            }
         }
     }
 
-    /// Word `word` of the level below `above` looked empty: say so, and look again, because it may have been raised.
+    /// Word `word` of the level below `above` looked empty: says so, and looks again, because it may have been raised.
     void lower_summary(std::size_t above, std::size_t word) noexcept {
-        // (1) seq_cst: the bit is gone before the word is looked at again; a raise in between is seen here, or sets the
-        // bit anew; pairs with (2)
+        // (4) seq_cst: the bit is gone before the word is looked at again; a raise in between is seen here, or sees that
+        // the bit is gone; pairs with (1), (3), (5)
         shared(level(above)[word / 64]).fetch_and(~(std::uint64_t{1} << word % 64), std::memory_order_seq_cst);
-        // (2) seq_cst: as (1); pairs with (1)
+        // (5) seq_cst: as (4); pairs with (4)
         if (shared(level(above - 1)[word]).load(std::memory_order_seq_cst) != 0) {
-            // relaxed: hints
-            shared(level(above)[word / 64]).fetch_or(std::uint64_t{1} << word % 64, std::memory_order_relaxed);
+            raise_summary(above - 1, word);
         }
     }
 

@@ -435,13 +435,14 @@ public:
 private:
     static constexpr std::uint32_t consumer_look_interval = 256;
     static constexpr std::uint64_t depth_sample_interval = 64;
+    static constexpr unsigned contradiction_max = 8;
 
     [[nodiscard]] PushResult push_quietly(BufferPtr& buffer, bool looks_at_consumers = false) noexcept;
     [[nodiscard]] PushResult push_reference(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept;
     [[nodiscard]] PushResult finish_push(BufferPtr& buffer, unsigned reference, PushResult result) noexcept;
     [[nodiscard]] bool is_closed(bool looks_at_consumers) noexcept;
     [[nodiscard]] bool look_at_consumers() noexcept;
-    [[nodiscard]] bool drop_oldest() noexcept;
+    [[nodiscard]] PushResult push_dropping(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept;
     void notify() noexcept;
 
     std::shared_ptr<PortView> port_;
@@ -541,9 +542,10 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
     std::uint64_t bytes = 0;
     const auto before_queued = [&]() noexcept {
         bytes = header.size_bytes;
-        if (pool.is_only_reference(index)) {
-            header.sequence = next_sequence_;
-            header.time_ns = port_->options().time_stamps ? static_cast<std::uint64_t>(monotonic_ns()) : 0;
+        // relaxed: where two clones are pushed for the first time at once, both number the message
+        if (shared(header.is_numbered).load(std::memory_order_relaxed) == 0 || pool.is_only_reference(header)) {
+            header.number(next_sequence_,
+                          port_->options().time_stamps ? static_cast<std::uint64_t>(monotonic_ns()) : 0);
         }
     };
     const RingStatus status = port_->enqueue(position_, item, failure_, before_queued);

@@ -46,8 +46,9 @@ struct ReapResult {
     bool ended_entry = false; ///< this reaper was the one that ended the entry
 };
 
-/// Gives back all that `dead` held. `buffers` and `ports` are all pools and all ports of the domain: where a cell names a
-/// buffer of another pool, nothing is freed (reap_incomplete).
+/// Gives back all that `dead` held. `buffers` and `ports` are all pools and all ports of the domain, each port under a
+/// number of its own: where a cell names a buffer of another pool, or a reference of the dead another port, nothing is
+/// freed (reap_incomplete); where two ports have one number, neither (other_parameters).
 /// Progress: lock-free.
 /// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper]
 [[nodiscard]] ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers,

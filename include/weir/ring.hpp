@@ -132,7 +132,7 @@ public:
             const std::uint64_t cell = load_cell(position);
             const std::int64_t ahead = turns_ahead(cell, empty_cell(position));
             if (ahead == 0) {
-                return RingStatus::ok;
+                return cell == empty_cell(position) ? RingStatus::ok : RingStatus::corrupt;
             }
             if (ahead > 0) {
                 if (!search.advance(position, ahead)) {
