@@ -137,7 +137,7 @@ ONE_CELL = "N=1 KILLS=0 NR=0 FWD=2 POPS=3"
 ROOM_WAITED_FOR = "WAITS=1 N=1 MSG=1"
 QUEUE = [
     holds("queue", TWO_CONSUMERS, 170_000),
-    holds("queue", "NP=2 MSG=1", 60_000),
+    holds("queue", "NP=2 MSG=1 GB=1", 60_000),
     holds("queue", "NP=2 NC=2 MSG=1", 1_700_000, hashed=True),
     holds("queue", "STALE=1 KILLS=2 MSG=3 POPS=3", 30_000),
     holds("queue", "NP=2 N=1 KILLS=0 NR=0 FWD=2 POPS=3", 1_500_000, hashed=True),
