@@ -134,7 +134,12 @@ std::atomic<std::uint32_t>& BufferPoolView::copy_count(std::uint32_t index, unsi
 }
 
 void BufferPoolView::offer_and_notify(std::uint32_t index) noexcept {
-    hints_.offer(index);
+    // Who is woken looks into the bitmap, but not into every lane.
+    if (freed_event().has_waiters()) {
+        hints_.offer_group(index / 64, std::uint64_t{1} << index % 64);
+    } else {
+        hints_.offer(index);
+    }
     freed_event().notify();
 }
 
@@ -223,20 +228,27 @@ BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& 
     if (buffer) {
         return buffer;
     }
-    // Hints can be lost in a crash: once an interval, and before the first sleep, the words themselves are looked at.
+    // Before a sleep the words themselves are looked at: they are what a drop changes before it looks for waiters, and hints
+    // can be out of reach or lost in a crash. Of a large pool that takes a while: at most a 17th of the time goes there,
+    // and where it is not due yet, the sleep ends when it is.
+    constexpr std::int64_t pause_per_scan = 16;
+    WaitOptions slices = wait;
     std::int64_t scan_due_ns = 0;
-    const auto ready = [&](bool is_thorough) noexcept {
+    const auto ready = [&](Look look) noexcept {
         buffer = try_allocate();
-        if (!buffer && is_thorough) {
-            const std::int64_t now_ns = monotonic_ns();
-            if (now_ns >= scan_due_ns) {
-                scan_due_ns = now_ns + wait.recheck_interval_ns;
+        if (!buffer && look == Look::last) {
+            const std::int64_t begin_ns = monotonic_ns();
+            slices.recheck_interval_ns = std::min(wait.recheck_interval_ns, scan_due_ns - begin_ns);
+            if (begin_ns >= scan_due_ns) {
                 buffer = fresh(view_->try_take_by_scan());
+                const std::int64_t end_ns = monotonic_ns();
+                scan_due_ns = end_ns + pause_per_scan * (end_ns - begin_ns);
+                slices.recheck_interval_ns = wait.recheck_interval_ns;
             }
         }
         return static_cast<bool>(buffer);
     };
-    static_cast<void>(wait_until(view_->freed_event(), wait, deadline_ns, ready, [] {}));
+    static_cast<void>(wait_until(view_->freed_event(), slices, deadline_ns, ready, [] {}));
     return buffer;
 }
 

@@ -29,6 +29,7 @@ public:
         case errc::not_a_member: return "not a member (any more)";
         case errc::closed: return "the last consumer is gone";
         case errc::timed_out: return "timed out";
+        case errc::no_buffer: return "an empty BufferPtr cannot be pushed";
         case errc::reap_incomplete: return "not everything was given to the reaper";
         }
         return "unknown weir error " + std::to_string(value);

@@ -112,14 +112,15 @@ RingStatus PortView::search_room(std::uint64_t& position, Failure& failure) noex
     return status_of(status, failure);
 }
 
-bool PortView::has_message(std::uint64_t& position) noexcept {
+bool PortView::has_message(std::uint64_t& position, bool& cleared) noexcept {
     for (;;) {
         std::uint64_t cell = 0;
         Item item;
-        if (ring_.find_item(position, cell) == RingStatus::empty) {
+        const RingStatus status = ring_.find_item(position, cell);
+        if (status == RingStatus::empty) {
             return false;
         }
-        if (!Ring::is_filled(cell) || !decode(cell, item)) {
+        if (status == RingStatus::corrupt || !decode(cell, item)) {
             return true; // broken bytes are not the end of the stream; the next pop reports them
         }
         const bool is_queued = item.is_queued_as(load_reference(item.word()));
@@ -129,7 +130,7 @@ bool PortView::has_message(std::uint64_t& position) noexcept {
         if (is_queued) {
             return true;
         }
-        ring_.clear(position, cell);
+        cleared |= ring_.clear(position, cell);
         ++position;
     }
 }
@@ -237,8 +238,10 @@ PortCounterLine& PortView::take_counter_line(PortEnd end, bool& is_own) noexcept
 
 void PortView::give_back_counter_line(PortCounterLine& line, bool is_own) noexcept {
     if (is_own) {
-        // (7) release: the next owner sees our totals; pairs with (5), (6)
-        shared(line.owner).store(0, std::memory_order_release);
+        std::uint64_t owner = line_owner(membership_);
+        // (7) release: the next owner sees our totals; where our membership has ended, the line may be another's already;
+        // pairs with (5), (6)
+        shared(line.owner).compare_exchange_strong(owner, 0, std::memory_order_release, std::memory_order_relaxed);
     }
 }
 
@@ -374,8 +377,8 @@ PushResult Producer::push_until(BufferPtr&& buffer, DeadlineNs deadline_ns) noex
     if (result != PushResult::full || port_->options().when_full != WhenFull::wait) {
         return result;
     }
-    const auto ready = [&](bool is_thorough) noexcept {
-        result = push_quietly(buffer, is_thorough);
+    const auto ready = [&](Look look) noexcept {
+        result = push_quietly(buffer, look != Look::quick);
         return result != PushResult::full;
     };
     static_cast<void>(wait_until(port_->waiting_event(PortEnd::producer), wait_, deadline_ns, ready,
@@ -436,11 +439,11 @@ BufferPtr Consumer::pop_until(DeadlineNs deadline_ns) noexcept {
         }
         return buffer || failure_.cause != errc{};
     };
-    const auto ready = [&](bool is_thorough) noexcept {
+    const auto ready = [&](Look look) noexcept {
         if (pop()) {
             return true;
         }
-        return is_thorough &&
+        return look != Look::quick &&
                (port_->stream_end(PortEnd::producer, [&]() noexcept { return !pop(); }) != StreamEnd::open || buffer ||
                 failure_.cause != errc{});
     };

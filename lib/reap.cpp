@@ -91,6 +91,17 @@ void free_references(BufferPoolView& pool, const Membership& dead, const std::ve
     }
 }
 
+/// Wakes all who wait for something that the dead had.
+void wake_all(const SharedBufferAllocator& buffers, std::span<const Port> ports) {
+    for (const Port& port : ports) {
+        port.view()->waiting_event(PortEnd::producer).notify();
+        port.view()->waiting_event(PortEnd::consumer).notify();
+    }
+    for (const BufferPool& pool : buffers.pools()) {
+        pool.view().freed_event().notify();
+    }
+}
+
 } // namespace
 
 ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, std::span<const Port> ports) {
@@ -103,17 +114,20 @@ ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, st
     for (const Port& port : ports) {
         if (port_ids.test(port.options().port_id)) {
             result.error = errc::other_parameters; // two ports of one number cannot be told apart
+            wake_all(buffers, ports);
             return result;
         }
         port_ids.set(port.options().port_id);
         result.error = look_at_cells(*port.view(), dead.owner(), messages, result);
         if (result.error) {
+            wake_all(buffers, ports); // cleared cells are room
             return result;
         }
     }
     for (const BufferPool& pool : buffers.pools()) {
         if (!knows_all_ports(pool.view(), dead.owner(), port_ids)) {
             result.error = errc::reap_incomplete;
+            wake_all(buffers, ports);
             return result;
         }
     }
@@ -123,13 +137,7 @@ ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, st
     }
     ProcessTable table = dead.table;
     result.ended_entry = table.end(dead.slot, dead.incarnation);
-    for (const Port& port : ports) {
-        port.view()->waiting_event(PortEnd::producer).notify();
-        port.view()->waiting_event(PortEnd::consumer).notify();
-    }
-    for (const BufferPool& pool : buffers.pools()) {
-        pool.view().freed_event().notify();
-    }
+    wake_all(buffers, ports);
     return result;
 }
 

@@ -24,7 +24,8 @@
 // | other calls of one BufferPtr from several threads | no                              |
 // | format() || anything                              | no                              |
 //
-// A BufferPool is a counted handle on the process's view; BufferPtrs point to that view and must not outlive the last
+// A membership opens a pool once and copies the handle: two views of one membership would write the same hints, and a port
+// knows the buffers of the view that it was given. A BufferPool is a counted handle on the view; BufferPtrs point to that view and must not outlive the last
 // BufferPool of it. After fork() the child joins and makes its own BufferPool; it must not touch its parent's.
 //
 // The memory is not trusted: sizes and indices are bounded by what was checked on opening.
@@ -147,6 +148,9 @@ public:
 
     /// Takes buffer `index` if it is free.
     [[nodiscard]] bool try_take(std::uint32_t index) noexcept {
+        if (!is_unused(index)) {
+            return false; // a probe of reference 0 would disturb those who use the buffer by its others
+        }
         const Take result = take(words(index));
         if (result == Take::give_it_back) {
             drop(index, 0);
@@ -175,14 +179,15 @@ public:
     /// Drops a reference that this process holds.
     void drop(std::uint32_t index, unsigned number) noexcept {
         std::uint64_t* const buffer_words = words(index);
-        set_free(buffer_words[word_place(number)]);
-        // Of several who drop at once, at least one finds all words free: stores and loads are seq_cst.
-        if (is_free(used_states(buffer_words))) {
-            if (!hints_.try_push(index)) [[unlikely]] {
-                offer_and_notify(index);
-            } else {
-                freed_event().notify();
-            }
+        if (!set_free(buffer_words[word_place(number)], owner_)) [[unlikely]] {
+            WEIR_ASSERT(false, "a BufferPtr is dropped before its membership ends");
+            return;
+        }
+        // Of several who drop at once, at least one finds all words free: stores and loads are seq_cst. Who begins to wait
+        // after we looked for waiters looks at the words themselves.
+        if (is_free(used_states(buffer_words)) && (freed_event().has_waiters() || !hints_.try_push(index)))
+            [[unlikely]] {
+            offer_and_notify(index);
         }
     }
 
@@ -308,33 +313,33 @@ public:
     [[nodiscard]] explicit operator bool() const noexcept { return pool_ != nullptr; }
 
     /// The message: all of the buffer when it is new, what resize() made of it afterwards.
-    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return {pool_->payload(index_), size_bytes()}; }
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return {view().payload(index_), size_bytes()}; }
     [[nodiscard]] std::size_t size_bytes() const noexcept {
-        const std::uint64_t size = pool_->header(index_).size_bytes;
-        return size <= pool_->buffer_bytes() ? size : pool_->buffer_bytes();
+        const std::uint64_t size = view().header(index_).size_bytes;
+        return size <= view().buffer_bytes() ? size : view().buffer_bytes();
     }
-    [[nodiscard]] std::size_t capacity_bytes() const noexcept { return pool_->buffer_bytes(); }
+    [[nodiscard]] std::size_t capacity_bytes() const noexcept { return view().buffer_bytes(); }
 
     /// Says how much of the buffer is message; at most capacity_bytes().
     void resize(std::size_t bytes) noexcept {
         WEIR_ASSERT(bytes <= capacity_bytes(), "a message is not larger than its buffer");
-        pool_->header(index_).size_bytes = static_cast<std::uint32_t>(bytes);
+        view().header(index_).size_bytes = static_cast<std::uint32_t>(bytes);
     }
 
-    [[nodiscard]] std::uint32_t tag() const noexcept { return pool_->header(index_).tag; }
-    void set_tag(std::uint32_t tag) noexcept { pool_->header(index_).tag = tag; }
+    [[nodiscard]] std::uint32_t tag() const noexcept { return view().header(index_).tag; }
+    void set_tag(std::uint32_t tag) noexcept { view().header(index_).tag = tag; }
 
     /// The number that the producer which pushed the message gave it, from 0 on. A message is numbered by its first push
     /// since it was allocated, and anew by each push of its only reference: of clones that are pushed to several ports,
     /// the first push numbers all.
     [[nodiscard]] std::uint64_t sequence() const noexcept {
         // relaxed: the push handed it over
-        return shared(pool_->header(index_).sequence).load(std::memory_order_relaxed);
+        return shared(view().header(index_).sequence).load(std::memory_order_relaxed);
     }
     /// When it was numbered, on CLOCK_MONOTONIC in ns, where that port has time stamps; else 0.
     [[nodiscard]] std::uint64_t time_ns() const noexcept {
         // relaxed: the push handed it over
-        return shared(pool_->header(index_).time_ns).load(std::memory_order_relaxed);
+        return shared(view().header(index_).time_ns).load(std::memory_order_relaxed);
     }
 
     /// Takes a further reference to the same buffer; empty when all reference words are in use.
@@ -342,16 +347,16 @@ public:
     /// If the caller dies here: the reference was taken, and reaping frees it, or it was not. [crash: clone]
     [[nodiscard]] BufferPtr clone() const noexcept {
         unsigned number = 0;
-        return pool_->try_clone(index_, number) ? BufferPtr(*pool_, index_, number) : BufferPtr();
+        return view().try_clone(index_, number) ? BufferPtr(*pool_, index_, number) : BufferPtr();
     }
 
     /// How many references are in use, and how many copies of this one there are in this process; a snapshot.
     [[nodiscard]] std::uint32_t use_count() const;
 
     /// The buffer's number in the domain.
-    [[nodiscard]] std::uint32_t id() const noexcept { return pool_->first_buffer() + index_; }
+    [[nodiscard]] std::uint32_t id() const noexcept { return view().first_buffer() + index_; }
     /// Where the buffer lies in its pool's payload, the same in every process.
-    [[nodiscard]] std::uint64_t payload_offset_bytes() const noexcept { return pool_->payload_offset_bytes(index_); }
+    [[nodiscard]] std::uint64_t payload_offset_bytes() const noexcept { return view().payload_offset_bytes(index_); }
 
     void swap(BufferPtr& other) noexcept {
         std::swap(pool_, other.pool_);
@@ -370,6 +375,10 @@ public:
     void forget() noexcept { pool_ = nullptr; }
 
 private:
+    [[nodiscard]] BufferPoolView& view() const noexcept {
+        WEIR_ASSERT(pool_ != nullptr, "an empty BufferPtr has no buffer");
+        return *pool_;
+    }
     [[nodiscard]] bool is_last_copy() noexcept { return copied_ == 0 || leave_copies(); }
     [[nodiscard]] bool leave_copies() noexcept;
     [[nodiscard]] bool has_copies() const noexcept;

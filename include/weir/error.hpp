@@ -40,6 +40,7 @@ enum class errc {
     not_a_member,         ///< the membership has ended, or was reaped
     closed,               ///< the last consumer is gone
     timed_out,            ///< the deadline has passed
+    no_buffer,            ///< an empty BufferPtr cannot be pushed
     reap_incomplete,      ///< a pool or a port of the dead process was not given to reap()
 };
 

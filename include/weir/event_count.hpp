@@ -40,7 +40,7 @@ public:
     /// Progress: wait-free.
     /// If the caller dies here: the bit stays and costs one needless wake. [crash: wait]
     [[nodiscard]] std::uint32_t prepare() noexcept {
-        // (1) seq_cst: the bit is set before the condition is looked at again; pairs with (2), (3), and (1) in
+        // (1) seq_cst: the bit is set before the condition is looked at again; pairs with (2), (3), (4), and (1) in
         // reference.hpp, (1) in ring.hpp, (2) in process_table.hpp, (1) in port.hpp
         return shared(*word_).fetch_or(waiting_bit, std::memory_order_seq_cst) | waiting_bit;
     }
@@ -49,6 +49,12 @@ public:
     /// Progress: blocking, until the deadline at most.
     /// If the caller dies here: as in prepare(). [crash: wait]
     void sleep(std::uint32_t key, DeadlineNs deadline_ns) noexcept { futex_wait(*word_, key, deadline_ns); }
+
+    /// Whether somebody waits, or was killed while it did; looked at after the publication, as in notify().
+    [[nodiscard]] bool has_waiters() const noexcept {
+        // (4) seq_cst: looks for waiters after the publication; pairs with (1), and (6), (7) in reference.hpp
+        return (shared(*word_).load(std::memory_order_seq_cst) & waiting_bit) != 0;
+    }
 
     /// Wakes all who wait, if there are any; the caller has published (seq_cst) what they wait for.
     /// Returns true where a wake was sent.
@@ -85,10 +91,16 @@ struct WaitOptions {
     std::int64_t recheck_interval_ns = 100'000'000; ///< the longest single sleep
 };
 
-/// Waits until `ready(is_thorough)` returns true, or the deadline has passed. `ready` looks at shared words with seq_cst,
-/// may take what it finds, and is called at least once, also after the deadline. Before each sleep, and now and then while
-/// it spins, it is asked to be thorough: to look also at what is too costly to look at in each turn of a spin loop.
-/// `on_sleep()` is called before each sleep.
+/// How closely a waiter looks at what it waits for.
+enum class Look : std::uint8_t {
+    quick,    ///< in each turn of the spin loop
+    thorough, ///< now and then in the spin loop: also at what is too costly to look at in each turn
+    last      ///< before a sleep, after the bit was set: at everything that a notifier may have changed
+};
+
+/// Waits until `ready(look)` returns true, or the deadline has passed. `ready` looks at shared words with seq_cst, may take
+/// what it finds, and is called at least once, also after the deadline. `on_sleep()` is called before each sleep.
+/// `options` are read anew in each turn, so that `ready` may shorten the next sleep.
 /// Progress: blocking.
 /// Returns what the last ready() returned.
 /// If the caller dies here: as in prepare() and sleep(). [crash: wait]
@@ -97,18 +109,18 @@ template <class Ready, class OnSleep>
                               OnSleep&& on_sleep) {
     constexpr std::uint32_t thorough_interval = 256;
     for (std::uint32_t spin = 0; spin < options.spin_count; ++spin) {
-        const bool is_thorough = spin % thorough_interval == thorough_interval - 1;
-        if (ready(is_thorough)) {
+        const Look look = spin % thorough_interval == thorough_interval - 1 ? Look::thorough : Look::quick;
+        if (ready(look)) {
             return true;
         }
-        if (is_thorough && deadline_ns != deadline_never && monotonic_ns() >= deadline_ns) {
+        if (look == Look::thorough && deadline_ns != deadline_never && monotonic_ns() >= deadline_ns) {
             return false;
         }
         cpu_relax();
     }
     for (;;) {
         const std::uint32_t key = event.prepare();
-        if (ready(true)) {
+        if (ready(Look::last)) {
             return true;
         }
         const std::int64_t now_ns = monotonic_ns();

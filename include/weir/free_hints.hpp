@@ -15,7 +15,7 @@
 //   still be used. Threads beyond the fourth of a process work on the bitmap directly.
 // - the bitmap: one bit a buffer, with two levels of summary above, so that the lowest index is found in three steps
 //   however large the pool is. Lanes take from it and return to it in groups of up to 8.
-// - other processes' lanes, 16 at most in one search.
+// - other processes' lanes, 16 at most in one search, the next ones in the next.
 //
 // Anything || anything: yes; format(): nothing beside it.
 // Progress: lock-free; a search ends within a fixed number of steps.
@@ -55,7 +55,7 @@ public:
     FreeHints(std::span<std::byte> memory, std::uint32_t buffer_count, std::uint8_t slot) noexcept
         : layout_(buffer_count), buffer_count_(buffer_count), words_(reinterpret_cast<std::uint64_t*>(memory.data())),
           lanes_(reinterpret_cast<Lane*>(words_ + Layout::lanes_used_words)),
-          own_lanes_(lanes_ + slot * lanes_per_slot), slot_(slot) {}
+          own_lanes_(lanes_ + slot * lanes_per_slot), foreign_lane_cursor_(slot * lanes_per_slot) {}
 
     /// Says of every buffer of new memory that it is free.
     void format() noexcept {
@@ -361,22 +361,30 @@ private:
 
     template <class TryTake>
     [[nodiscard]] std::uint32_t find_elsewhere(const Lane* own, TryTake& try_take) noexcept {
+        // Each search goes on where the last one stopped, so that every lane gets its turn.
+        // relaxed: where a search begins does not matter
+        const unsigned begin = foreign_lane_cursor_.load(std::memory_order_relaxed);
         unsigned looked_count = 0;
-        for (std::size_t step = 0; step < Layout::lanes_used_words; ++step) {
-            const std::size_t place = (slot_ / 16 + step) % Layout::lanes_used_words;
+        for (unsigned step = 0; step < lane_count && looked_count < foreign_lane_max; ++step) {
+            const unsigned number = (begin + step) % lane_count;
             // relaxed: hints
-            std::uint64_t used = shared(words_[place]).load(std::memory_order_relaxed);
-            for (; used != 0 && looked_count < foreign_lane_max; used &= used - 1) {
-                const Lane& lane = lanes_[place * 64 + static_cast<std::size_t>(std::countr_zero(used))];
-                if (&lane == own) {
-                    continue;
-                }
-                ++looked_count;
-                for (std::uint32_t count = lane.load_count(); count > 0; --count) {
-                    const std::uint32_t index = lane.load_candidate(count - 1);
-                    if (index < buffer_count_ && try_take(index)) {
-                        return index;
-                    }
+            const std::uint64_t used = shared(words_[number / 64]).load(std::memory_order_relaxed) >> number % 64;
+            if (used == 0) {
+                step += 63 - number % 64; // none in the rest of this word
+                continue;
+            }
+            const Lane& lane = lanes_[number];
+            if ((used & 1) == 0 || &lane == own) {
+                continue;
+            }
+            if (++looked_count == foreign_lane_max) {
+                // relaxed: as above
+                foreign_lane_cursor_.store(number + 1, std::memory_order_relaxed);
+            }
+            for (std::uint32_t count = lane.load_count(); count > 0; --count) {
+                const std::uint32_t index = lane.load_candidate(count - 1);
+                if (index < buffer_count_ && try_take(index)) {
+                    return index;
                 }
             }
         }
@@ -388,7 +396,7 @@ private:
     std::uint64_t* words_;
     Lane* lanes_;
     Lane* own_lanes_;
-    unsigned slot_;
+    std::atomic<unsigned> foreign_lane_cursor_;
     std::array<std::atomic<const void*>, lanes_per_slot> lane_threads_{};
 };
 

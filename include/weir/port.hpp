@@ -234,8 +234,8 @@ public:
         }
     }
 
-    /// Whether there is a message, claiming none. Clears claimed cells on its way.
-    [[nodiscard]] bool has_message(std::uint64_t& position) noexcept;
+    /// Whether there is a message, claiming none. Clears claimed cells on its way, and then sets `cleared`.
+    [[nodiscard]] bool has_message(std::uint64_t& position, bool& cleared) noexcept;
 
     /// Counts a handle of this process in or out.
     void attach(PortEnd end);
@@ -509,7 +509,13 @@ public:
     /// Progress: lock-free.
     /// If the caller dies here: nothing was changed but claimed cells cleared. [crash: pop_behind_claim]
     [[nodiscard]] StreamEnd stream_end() noexcept {
-        return port_->stream_end(PortEnd::producer, [this]() noexcept { return !port_->has_message(position_); });
+        bool cleared = false;
+        const StreamEnd result =
+            port_->stream_end(PortEnd::producer, [&]() noexcept { return !port_->has_message(position_, cleared); });
+        if (cleared) {
+            notify();
+        }
+        return result;
     }
 
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
@@ -550,6 +556,8 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
     };
     const RingStatus status = port_->enqueue(position_, item, failure_, before_queued);
     if (status != RingStatus::ok) {
+        // relaxed: the number that it was given goes to another message
+        shared(header.is_numbered).store(0, std::memory_order_relaxed);
         return status == RingStatus::full ? PushResult::full : PushResult::failed;
     }
     ++next_sequence_;
@@ -563,7 +571,10 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
 }
 
 inline PushResult Producer::push_quietly(BufferPtr& buffer, bool looks_at_consumers) noexcept {
-    WEIR_ASSERT(buffer, "an empty BufferPtr cannot be pushed");
+    if (!buffer) [[unlikely]] {
+        failure_ = {errc::no_buffer, "BufferPtr"};
+        return last_result_ = PushResult::failed;
+    }
     if (is_closed(looks_at_consumers)) {
         return last_result_ = PushResult::closed;
     }

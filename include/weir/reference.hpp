@@ -139,18 +139,23 @@ inline void set_held(std::uint64_t& word, Owner me) noexcept {
     shared(word).store(next_reference(before, ReferenceState::held, me, 0), std::memory_order_release);
 }
 
-inline void set_free(std::uint64_t& word) noexcept {
+/// False, and nothing is changed: the word is not held by `me`. Its membership was ended (by leave(), or by a reaper that
+/// was told that it is dead) while it still held the buffer.
+inline bool set_free(std::uint64_t& word, Owner me) noexcept {
     // relaxed: the word is ours alone while it is HELD
     const std::uint64_t before = shared(word).load(std::memory_order_relaxed);
-    WEIR_ASSERT(reference_state(before) == ReferenceState::held, "only a held reference can be dropped");
+    if (reference_state(before) != ReferenceState::held || Owner::of(before) != me) [[unlikely]] {
+        return false;
+    }
     // (6) seq_cst: the next holder comes after all that we did with the buffer; and of two who drop the last two
-    // references at once, one sees the other's word FREE; pairs with (1), (2), and (2) in event_count.hpp
+    // references at once, one sees the other's word FREE; pairs with (1), (2), and (2), (4) in event_count.hpp
     shared(word).store(next_reference(before, ReferenceState::free, Owner(), 0), std::memory_order_seq_cst);
+    return true;
 }
 
 /// For a reaper.
 [[nodiscard]] inline bool try_free(std::uint64_t& word, std::uint64_t seen) noexcept {
-    // (7) seq_cst, on failure acquire: as (6), for the dead owner; pairs with (1), (2), and (2) in event_count.hpp
+    // (7) seq_cst, on failure acquire: as (6), for the dead owner; pairs with (1), (2), and (2), (4) in event_count.hpp
     return shared(word).compare_exchange_strong(seen, next_reference(seen, ReferenceState::free, Owner(), 0),
                                                 std::memory_order_seq_cst, std::memory_order_acquire);
 }
