@@ -1106,7 +1106,9 @@ def check_headers_essay(repo: Repository, report: Report) -> None:
         guard_lines = {token.line for d in guards for token in d}
         first_code = min(header.code_lines - guard_lines, default=sys.maxsize)
         essay = [text for comment in header.comments for line, text in comment.lines
-                 if line < first_code and re.search(r"\w", text) and not re.search(r"SPDX-|Copyright", text)]
+                 if line < first_code and not re.search(r"SPDX-|Copyright", text)]
+        while essay and not essay[-1]:
+            essay.pop()
         if len(essay) < ESSAY_LINES_MIN:
             report.add(header.path, 1, f"opens with {len(essay)} lines of comment, not {ESSAY_LINES_MIN}: "
                        "say what it is for, how it is used, who may call what at once, what a death leaves "
