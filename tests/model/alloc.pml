@@ -14,10 +14,10 @@
  *
  * What must hold: who passes l3 is alone with the buffer; and after the last word became FREE somebody tells.
  *
- * Size:      K words, NH holders with OPS clones and drops each, NA allocators with TRIES attempts each, KILLS (a reaper
- *            frees the words of the dead, and tells)
- * Mistakes:  SINGLE_SCAN     l3 left out: a holder that clones to a lower word and drops the higher one hides (K = 3 on)
- *            STATE_ONLY      l3 asks for FREE only, not for the same generation (K = 3 on)
+ * Size:      K words, NH holders with OPS clones and drops each, NA allocators with TRIES attempts each, KILLS (a
+ *            reaper frees the words of the dead, and tells)
+ * Mistakes:  SINGLE_SCAN     l3 left out: who clones to a lower word and drops the higher one hides (from K = 3 on)
+ *            STATE_ONLY      l3 asks for FREE only, not for the same generation (from K = 3 on)
  *            SILENT_RETURN   l4 without f2
  *            RELAXED_DROP    f1 may wait in a store buffer while f2 reads
  */

@@ -37,16 +37,16 @@
  * the same.  e3 before e2 misses what was pushed between the two.  Waking before r1 wakes a consumer that sees the dead
  * one still attached and goes to sleep again.
  *
- * Killed in between: after a2: a word that counts until the reaper's r1, and no message; after d3: detached, the wake-up is late
- * by at most one re-check interval; between d2 and d3: it died, and d2 made an earlier death forgotten in vain.
+ * Killed in between: after a2: a word that counts until the reaper's r1, and no message; after d3: detached, the wake-up
+ * is late by at most one re-check interval; between d2 and d3: it died, and d2 made an earlier death forgotten in vain.
  *
  * Properties: an announced END is true at e4 (a producer had come, nobody's finished attach is in force, no message is
  * left); its reason is that of the last end; a live producer's word is never erased and its count is right; nobody
  * sleeps at the end of a stream or beside a message (once all who can move have moved), except as in event_count.pml.
  * The consumers' end is the same with the roles exchanged and without e3.
  *
- * Size:      T threads in slot 0 (one in slot 1), ROUNDS of attach and detach per thread and life, MSG pushes at most in
- *            each, NC consumers, NR reapers (all but the first may be killed), KILLS, BIRTHS
+ * Size:      T threads in slot 0 (one in slot 1), ROUNDS of attach and detach per thread and life, MSG pushes at most
+ *            in each, NC consumers, NR reapers (all but the first may be killed), KILLS, BIRTHS
  * Mistakes:  RING_FIRST        e3 before e2
  *            NO_SECOND_LOOK    e4 left out
  *            COUNT_FIRST       a3 before a2
@@ -234,7 +234,7 @@ end:
 #undef other
 }
 
-/* what the kernel and the users do: kill a process, let one leave whose threads have finished, start one in a free slot */
+/* what the kernel and the users do: kill a process, let one leave whose threads have finished, start a new one */
 inline forget_threads(s) {
     t = 0;
     do
@@ -309,7 +309,10 @@ end:
                          :: in_force[s] == 0 && last_end == CLOSED -> last_end = EITHER
                          :: else
                          fi; t = 0;
-                         do :: t < THREADS -> met_death[t] = (pc[t] >= D1 && pc[t] <= D3); t++ :: else -> break od; t = 0
+                         do
+                         :: t < THREADS -> met_death[t] = (pc[t] >= D1 && pc[t] <= D3); t++
+                         :: else -> break
+                         od; t = 0
                   :: else
                   fi;
                   entry[s] = 2 * d + 2; in_force[s] = 0; won = true

@@ -32,23 +32,44 @@
  *             C1  CAS entry {ALIVE, i} -> {FREE, i + 1}
  *             C2  notify all who wait, for room and for messages
  *   Death is proven between the reading of the entry and A1; slots.pml is about that.
- *   With WAITS=1 a full port is waited for, and an empty one; event_count.pml, from outside: w2 arms, the second look is
- *   the whole push or pop, w4 sleeps unless a notification disarmed; notify is one step.
+ *
+ *   With WAITS=1 room is waited for, and messages.  event_count.pml, seen from outside: w2 arms, the second look is the
+ *   whole push or pop, w4 sleeps unless a notification has disarmed; notifying is one step.
  *   push      p8  notify who waits for messages
  *   pop       o6  it claimed a message, OR it cleared a cell: notify who waits for room
  *
- * Size:      N cells; NB buffers of K reference words; GB bits of the generation in a cell; NP producers of MSG messages;
- *            NC consumers of POPS pops, which push up to FWD on again (into a second port with PORTS=2, taken out there by
- *            NX collectors); KILLS; BIRTHS (a reaped slot is used again); NR reapers (all but the first may be killed);
- *            INCS incarnations that a word can tell apart; STALE=1: any operation may start from any older position;
- *            OLDEST=1: a full port makes its producer take the oldest message out; WAITS=1; LOOKS=1: a consumer may at any
- *            time look whether there is a message (the end-of-stream test's e3), which clears claimed cells, and
- *            notifies nobody
- * Mistakes:  CLAIM_AFTER_CLEAR, HAND_OUT_FIRST (before o5), POP_NO_REREAD (o3), WAIT_FOR_CLAIMER (o5 is the claimer's alone),
- *            HELP_NO_REREAD (p5), NO_HELP (p4: the cell is taken for full), JUMP_A_LAP (a cell that is ahead moves the
- *            position a whole lap on), NO_A, B_BEFORE_A, A_NO_REREAD, A_NO_CLEAR, B_STORE, NO_ENTRY_REREAD (B2), C_STORE
- *            with WAITS: NOTIFY_IF_CLEARED (o6 not by who claimed, only by who cleared), NO_RELOOK, NO_P8
- *   With NOINV the invariant "no cell names a word that is free" is not looked at, only what users see.
+ * What must hold: messages come out in the order of p3, each once, none is lost; full and empty are reported only when
+ * true; who allocates is alone with the buffer; a reaper frees nothing that is a message or held by the living; in the
+ * end whoever lives has finished and every buffer is free; nobody sleeps beside work, except as in event_count.pml.
+ *
+ * Size:      N cells; NB buffers of K reference words; GB bits of the generation in a cell
+ *            NP producers of MSG messages; NC consumers of POPS pops, which push up to FWD on again; with PORTS=2 into
+ *            a second port, where NX collectors take them out
+ *            KILLS; BIRTHS (a reaped slot is used again); NR reapers, all but the first may be killed; with NR=0 the
+ *            killed are never reaped: they are stopped for ever
+ *            INCS     how many incarnations a word can tell apart
+ *            STALE=1  any operation may start from any older position
+ *            OLDEST=1 a full port makes its producer take the oldest message out
+ *            WAITS=1  see above
+ *            LOOKS=1  a consumer may at any time look whether there is a message (the end-of-stream test's e3), which
+ *                     clears claimed cells, and here notifies nobody
+ * Mistakes:  CLAIM_AFTER_CLEAR   o5 before o4
+ *            HAND_OUT_FIRST      the message is used, and dropped, before o5
+ *            POP_NO_REREAD       o3 left out
+ *            WAIT_FOR_CLAIMER    o5 is the claimer's alone
+ *            HELP_NO_REREAD      p5 left out
+ *            NO_HELP             p4 left out: the cell is taken for full
+ *            JUMP_A_LAP          a cell that is ahead moves the position a whole lap on
+ *            NO_A, B_BEFORE_A    no A1 to A4, or only after B
+ *            A_NO_CLEAR          A4 left out
+ *            B_STORE             B3 is a store
+ *            NO_ENTRY_REREAD     B2 left out
+ *            C_STORE             C1 is a store
+ *            NOTIFY_IF_CLEARED   o6 not by who claimed, only by who cleared
+ *            NO_RELOOK           no look between w2 and w4
+ *            NO_P8               p8 left out
+ *   A_NO_REREAD leaves A3 out, and turned out to be none.  With NOINV the invariant "no cell names a word that is free"
+ *   is not looked at, only what users see.
  */
 #ifndef N
 #define N 2
@@ -141,7 +162,7 @@ byte entry[NW];
 
 /* ---- the kernel ---- */
 byte step[NW];                           /* each worker's program counter */
-bool dead[NW];                           /* and it has released the slot's lock; with NR=0 never reaped: stopped for ever */
+bool dead[NW];                           /* and it has released the slot's lock, or (NR=0) is stopped for ever */
 byte kills = KILLS;
 byte births = BIRTHS;
 
@@ -175,7 +196,9 @@ inline in_no_cell(r) {
 inline alone(r) {
     i = 0;
     do
-    :: i < K -> assert((r) / K * K + i == (r) || (STATE(ref[(r) / K * K + i]) == FREE && !IS_MESSAGE((r) / K * K + i))); i++
+    :: i < K ->
+           assert((r) / K * K + i == (r) || (STATE(ref[(r) / K * K + i]) == FREE && !IS_MESSAGE((r) / K * K + i)));
+           i++
     :: else -> break
     od; i = 0;
     assert(!IS_MESSAGE(r))
@@ -193,7 +216,11 @@ inline notify_all() {
     i = 0; do :: i < NW -> armed[i] = 0; asleep[i] = false; rechecks[i] = false; i++ :: else -> break od; i = 0
 }
 inline allow_rechecks(what) {
-    i = 0; do :: i < NW -> rechecks[i] = rechecks[i] || (armed[i] > 0 && (what == 0 || armed[i] == what)); i++ :: else -> break od; i = 0
+    i = 0;
+    do
+    :: i < NW -> rechecks[i] = rechecks[i] || (armed[i] > 0 && (what == 0 || armed[i] == what)); i++
+    :: else -> break
+    od; i = 0
 }
 #else
 #define notify(what) skip
@@ -298,7 +325,8 @@ end:
        }
 #if BIRTHS > 0
     /* a new process takes the slot: it has the lock, then sets the entry */
-    :: AT(DEAD) && births > 0 && !ALIVE(entry[me]) && !judged -> births--; inc = entry[me] / 2; dead[me] = false; pc = JOIN }
+    :: AT(DEAD) && births > 0 && !ALIVE(entry[me]) && !judged ->
+           births--; inc = entry[me] / 2; dead[me] = false; pc = JOIN }
     :: AT(JOIN) -> assert(entry[me] == 2 * inc); entry[me]++; pc = TOP; count = (produces -> MSG - 1 : POPS - 1) }
 #endif
 
@@ -410,7 +438,8 @@ end:
            :: else -> assert(got); pc = (is_queued -> P7 : FULL)       /* and it was full when p4 looked */
            fi; x = 0; got = false }
     :: AT(P6) -> if :: at(pushes_to, tpos) == x -> at(pushes_to, tpos) = EMPTIED(x) :: else fi; x = 0; pc = P1 }
-    :: AT(P7) -> assert(mine(r, QUEUED) && !IS_MESSAGE(r)); ref[r] = ONWARD(ref[r], HELD, owner); is_queued = false; pc = FULL }
+    :: AT(P7) -> assert(mine(r, QUEUED) && !IS_MESSAGE(r));
+           ref[r] = ONWARD(ref[r], HELD, owner); is_queued = false; pc = FULL }
 #if WAITS
 #ifdef NO_RELOOK
     :: AT(FULL) && !second -> armed[me] = ROOM(pushes_to); second = true }                      /* w2 */
@@ -674,10 +703,15 @@ end:
         od;
         r = 0;
         do
-        :: r < NW -> assert(step[r] == DONE || step[r] == DEAD || asleep[r]); assert(NR == 0 || !(dead[r] && ALIVE(entry[r]))); r++
+        :: r < NW -> assert(step[r] == DONE || step[r] == DEAD || asleep[r]);
+               assert(NR == 0 || !(dead[r] && ALIVE(entry[r]))); r++
         :: else -> break
         od;
-        r = 0; do :: r < NREF -> assert(STATE(ref[r]) == FREE || STOPPED(ref[r]) || asleep[OWNER(ref[r]) & 7]); r++ :: else -> break od;
+        r = 0;
+        do
+        :: r < NREF -> assert(STATE(ref[r]) == FREE || STOPPED(ref[r]) || asleep[OWNER(ref[r]) & 7]); r++
+        :: else -> break
+        od;
         assert(queued == 0) }
 }
 

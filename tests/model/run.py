@@ -33,7 +33,7 @@ import time
 FOLDER = pathlib.Path(__file__).resolve().parent
 QUICK_MEMORY_MB = 2_900
 FULL_MEMORY_MB = 6_000
-QUICK_WATCHDOG_S = 300
+QUICK_WATCHDOG_S = 600
 FULL_WATCHDOG_S = 3_600
 
 
@@ -231,7 +231,12 @@ class Children:
             if self.stopped:
                 return -1, "interrupted"
             child = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
             self.running.add(child)
         try:
@@ -277,7 +282,8 @@ def check(configuration: Configuration, compiler: list[str], children: Children)
         if status != 0 or not os.path.exists(os.path.join(folder, "pan.c")):
             return outcome("spin does not accept it", details=text)
         # Compiling with optimization takes longer than it saves where a mistake is soon found.
-        options = ["-O0" if configuration.found_by else "-O1" if configuration.state_count_min < 1_000_000 else "-O2", "-w"]
+        large = configuration.state_count_min >= 1_000_000
+        options = ["-w", "-O0" if configuration.found_by else "-O2" if large else "-O1"]
         options.append("-DNP" if configuration.cycles else "-DSAFETY")
         options.append("-DHC4" if configuration.hashed else "-DCOLLAPSE")
         options.append(f"-DMEMLIM={memory_mb}")

@@ -1,8 +1,8 @@
 /*
  * slots.pml - one slot of the process table, its lock in the kernel, and who is dead (design sections 4 and 5).
  *
- * The kernel releases a process's lock when the process is gone, and tells anyone whether a lock is held.  An incarnation
- * is alive from its j3 until it is killed, or frees its entry itself.
+ * The kernel releases a process's lock when the process is gone, and tells anyone whether a lock is held.  An
+ * incarnation is alive from its j3 until it is killed, or frees its entry itself.
  *
  *   join      j1  take the slot's lock
  *             j2  read the entry; FREE: j3.  ALIVE: its owner is dead, for the lock is mine: reap it as in r3, r4; j2
