@@ -54,7 +54,7 @@ void check_length(std::span<std::byte> memory, std::size_t needed, errc cause, c
     }
 }
 
-BufferPoolOptions read_options(std::span<std::byte> control) {
+BufferPoolOptions read_options(std::span<std::byte> control, std::span<std::byte> payload) {
     check_aligned(control, "control");
     check_length(control, sizeof(BufferPoolState), errc::truncated, "control");
     const auto& state = *reinterpret_cast<const BufferPoolState*>(control.data());
@@ -71,6 +71,9 @@ BufferPoolOptions read_options(std::span<std::byte> control) {
     if (state.stride_bytes != stride_bytes(options.buffer_bytes)) {
         throw_error(errc::corrupt, "buffer pool parameter stride_bytes: " + std::to_string(state.stride_bytes));
     }
+    check_length(control, BufferPool::control_bytes(options), errc::truncated, "control");
+    check_aligned(payload, "payload");
+    check_length(payload, BufferPool::payload_bytes(options), errc::truncated, "payload");
     return options;
 }
 
@@ -101,14 +104,14 @@ void BufferPool::format(std::span<std::byte> control, const BufferPoolOptions& o
 }
 
 BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)
+    : BufferPoolView(control, payload, membership, read_options(control, payload)) {}
+
+// The options have been read once and checked against the memory; the shared ones are not looked at again.
+BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership,
+                               const BufferPoolOptions& options)
     : membership_(membership), owner_(membership.owner()),
-      hints_(control.size() < sizeof(BufferPoolState) ? control : control.subspan(sizeof(BufferPoolState)),
-             read_options(control).buffer_count, membership.slot),
+      hints_(control.subspan(sizeof(BufferPoolState)), options.buffer_count, membership.slot),
       copy_counts_(nullptr, std::free) {
-    const BufferPoolOptions options = read_options(control);
-    check_length(control, BufferPool::control_bytes(options), errc::truncated, "control");
-    check_aligned(payload, "payload");
-    check_length(payload, BufferPool::payload_bytes(options), errc::truncated, "payload");
     state_ = reinterpret_cast<BufferPoolState*>(control.data());
     headers_ = control.data() + headers_offset(options.buffer_count);
     payload_ = payload.data();
@@ -197,7 +200,8 @@ std::uint32_t BufferPtr::use_count() const {
     for (unsigned number = 0; number < pool_->references_per_buffer(); ++number) {
         count += is_free(load_reference(pool_->reference(index_, number))) ? 0U : 1U;
     }
-    if (copied_ != 0) {
+    // relaxed: a snapshot; another thread may be copying this one
+    if (shared(copied_).load(std::memory_order_relaxed) != 0) {
         // relaxed: a snapshot
         count += pool_->copy_count(index_, reference_).load(std::memory_order_relaxed);
     }

@@ -110,6 +110,9 @@ static_assert(offsetof(BufferPoolState, freed_event) == cache_line_bytes);
 class BufferPoolView {
 public:
     BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership);
+    BufferPoolView(const BufferPoolView&) = delete;
+    BufferPoolView& operator=(const BufferPoolView&) = delete;
+    ~BufferPoolView() = default;
 
     [[nodiscard]] std::uint32_t buffer_count() const noexcept { return buffer_count_; }
     [[nodiscard]] std::uint64_t buffer_bytes() const noexcept { return buffer_bytes_; }
@@ -214,6 +217,9 @@ public:
 
 private:
     static constexpr std::uint32_t scan_length = 128;
+
+    BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership,
+                   const BufferPoolOptions& options);
 
     /// Words 0 to 3 lie in the header's line, the others in the one behind it.
     [[nodiscard]] static constexpr unsigned word_place(unsigned number) noexcept {
@@ -411,8 +417,8 @@ public:
     [[nodiscard]] unsigned references_per_buffer() const noexcept { return view_->references_per_buffer(); }
     [[nodiscard]] std::uint32_t first_buffer() const noexcept { return view_->first_buffer(); }
 
-    /// A free buffer, or nothing. It looks where the hints lead and at 128 further buffers: in rare cases, after a crash
-    /// that was not reaped yet, it returns nothing though a buffer is free.
+    /// A free buffer, or nothing. It looks where the hints lead, into 16 other lanes and at 128 further buffers: while many
+    /// processes hoard hints, or after a crash, it may return nothing though a buffer is free; the next calls look further.
     /// Progress: lock-free.
     /// If the caller dies here: the buffer is free, or held by the dead, and reaping frees it.
     /// [crash: allocate, allocate_contended]

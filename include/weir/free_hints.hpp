@@ -36,8 +36,9 @@
 namespace weir {
 
 namespace detail {
-/// Its address tells threads of one process apart.
-inline thread_local char thread_token = 0;
+/// Its address tells threads of one process apart; one object in a program and the shared libraries that it uses, whatever
+/// the visibility that they are compiled with.
+[[gnu::visibility("default")]] inline thread_local char thread_token = 0;
 } // namespace detail
 
 class FreeHints {

@@ -229,6 +229,8 @@ public:
             cleared |= ring_.clear(position, cell);
             ++position;
             if (is_ours) [[likely]] {
+                // The claim made the room: whoever cleared the cell for us may have been killed before it told anyone.
+                cleared = true;
                 return RingStatus::ok;
             }
         }
@@ -428,6 +430,7 @@ public:
     std::size_t push(std::span<BufferPtr> buffers) noexcept;
 
     [[nodiscard]] PushResult last_result() const noexcept { return last_result_; }
+    /// Why the last call that failed did so; calls that succeed leave it as it is.
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
     /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
@@ -518,6 +521,7 @@ public:
         return result;
     }
 
+    /// Why the last call that failed did so; calls that succeed leave it as it is.
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
     /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }

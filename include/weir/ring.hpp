@@ -160,9 +160,9 @@ public:
     void hint_tail(std::uint64_t position) noexcept { hint(state_->tail_hint, position); }
     void hint_head(std::uint64_t position) noexcept { hint(state_->head_hint, position); }
 
-    /// Publishes `position` now; for the end of a batch, and for a handle that goes.
-    void publish_tail(std::uint64_t position) noexcept { publish(state_->tail_hint, position); }
-    void publish_head(std::uint64_t position) noexcept { publish(state_->head_hint, position); }
+    /// Publishes `position` now, if it is later than the hint; for the end of a batch, and for a handle that goes.
+    void publish_tail(std::uint64_t position) noexcept { publish_later(state_->tail_hint, position); }
+    void publish_head(std::uint64_t position) noexcept { publish_later(state_->head_hint, position); }
 
     /// About how many items there are, from the hints.
     [[nodiscard]] std::uint64_t size_hint(std::uint64_t tail_position) const noexcept {
@@ -229,6 +229,12 @@ private:
     static void publish(std::uint64_t& hint, std::uint64_t position) noexcept {
         // (5) release: all that lies before the position happened before; pairs with (4)
         shared(hint).store(position, std::memory_order_release);
+    }
+
+    static void publish_later(std::uint64_t& hint, std::uint64_t position) noexcept {
+        if (later(position, load_hint(hint)) == position) {
+            publish(hint, position);
+        }
     }
 
     static void hint(std::uint64_t& hint, std::uint64_t position) noexcept {
