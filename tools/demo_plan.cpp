@@ -1,0 +1,240 @@
+#include "demo_plan.hpp"
+
+#include "text.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+#include <numeric>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace weir::demo {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t library_bytes_max = std::uint64_t{300} << 20;
+constexpr std::size_t library_file_count_max = 12;
+
+/// Without opening it: only producers open the files.
+bool is_readable(const fs::path& path) {
+    return faccessat(AT_FDCWD, path.c_str(), R_OK, AT_EACCESS) == 0;
+}
+
+PlannedFile named_file(const std::string& name) {
+    struct stat status {};
+    if (stat(name.c_str(), &status) != 0) {
+        throw UsageError(fmt::format("{}: {}", tool::printable(name), std::strerror(errno)));
+    }
+    if (S_ISDIR(status.st_mode)) {
+        throw UsageError(fmt::format("{} is a directory; name files, for example {}/*", tool::printable(name),
+                                     tool::printable(name.substr(0, name.find_last_not_of('/') + 1))));
+    }
+    if (!S_ISREG(status.st_mode)) {
+        throw UsageError(
+            fmt::format("{} is not a regular file; the demo reads files from disk", tool::printable(name)));
+    }
+    if (!is_readable(name)) {
+        throw UsageError(fmt::format("{} cannot be read: {}", tool::printable(name), std::strerror(errno)));
+    }
+    const auto size_bytes = static_cast<std::uint64_t>(status.st_size);
+    return {
+        .path = name, .copy_name = fs::path(name).filename().string(), .bytes = size_bytes, .size_bytes = size_bytes};
+}
+
+/// The folder that the C library was loaded from.
+fs::path library_folder() {
+    Dl_info info{};
+    std::error_code error;
+    const fs::path library = dladdr(reinterpret_cast<const void*>(&getpid), &info) != 0 ? info.dli_fname : "/usr/lib/.";
+    const fs::path folder = fs::canonical(library.parent_path(), error);
+    return error ? "/usr/lib" : folder;
+}
+
+/// Adds the files of a folder, not through symbolic links, and each file once.
+template <class Iterator>
+void find_files(const fs::path& folder, std::vector<PlannedFile>& found) {
+    std::set<std::pair<dev_t, ino_t>> seen;
+    std::error_code error;
+    Iterator entries(folder, fs::directory_options::skip_permission_denied, error);
+    for (; !error && entries != Iterator(); entries.increment(error)) {
+        struct stat status {};
+        if (lstat(entries->path().c_str(), &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0 &&
+            seen.emplace(status.st_dev, status.st_ino).second) {
+            const auto size_bytes = static_cast<std::uint64_t>(status.st_size);
+            found.push_back({.path = entries->path(),
+                             .copy_name = entries->path().filename().string(),
+                             .bytes = size_bytes,
+                             .size_bytes = size_bytes});
+        }
+    }
+}
+
+/// The largest of the files that fit into `bytes_max` together; no small ones to fill it up.
+std::vector<PlannedFile> choose(std::vector<PlannedFile> found, std::uint64_t bytes_max) {
+    std::ranges::sort(found, [](const PlannedFile& left, const PlannedFile& right) {
+        return left.bytes != right.bytes ? left.bytes > right.bytes : left.path < right.path;
+    });
+    std::vector<PlannedFile> files;
+    std::uint64_t rest_bytes = bytes_max;
+    for (PlannedFile& file : found) {
+        if (files.size() == library_file_count_max || (!files.empty() && file.bytes < bytes_max / 64)) {
+            break;
+        }
+        if (file.bytes <= rest_bytes && is_readable(file.path)) {
+            rest_bytes -= file.bytes;
+            files.push_back(std::move(file));
+        }
+    }
+    return files;
+}
+
+std::uint64_t total_bytes(const std::vector<PlannedFile>& files) {
+    return std::accumulate(files.begin(), files.end(), std::uint64_t{0},
+                           [](std::uint64_t sum, const PlannedFile& file) { return sum + file.bytes; });
+}
+
+std::vector<PlannedFile> library_files(std::uint64_t bytes_max) {
+    std::vector<PlannedFile> found;
+    find_files<fs::directory_iterator>(library_folder(), found);
+    std::vector<PlannedFile> files = choose(found, bytes_max);
+    // A small system has little in that folder itself. Elsewhere, looking through all of it would take its time.
+    if (total_bytes(files) < bytes_max / 2) {
+        found.clear();
+        find_files<fs::recursive_directory_iterator>("/usr/lib", found);
+        std::vector<PlannedFile> more = choose(std::move(found), bytes_max);
+        if (total_bytes(more) > total_bytes(files)) {
+            files = std::move(more);
+        }
+    }
+    return files;
+}
+
+/// Takes files beyond the limit away, and cuts the last one where the limit lies in it.
+void limit(Plan& plan, std::uint64_t bytes_max) {
+    std::vector<PlannedFile> kept;
+    for (PlannedFile& file : plan.files) {
+        if (bytes_max == 0 && file.bytes > 0) {
+            ++plan.left_out_count;
+            continue;
+        }
+        file.bytes = std::min(file.bytes, bytes_max);
+        bytes_max -= file.bytes;
+        kept.push_back(std::move(file));
+    }
+    plan.files = std::move(kept);
+}
+
+void name_copies(std::vector<PlannedFile>& files) {
+    std::unordered_set<std::string> taken;
+    for (const PlannedFile& file : files) {
+        taken.insert(file.copy_name);
+    }
+    std::unordered_map<std::string, unsigned> copy_counts;
+    for (PlannedFile& file : files) {
+        const std::string base = file.copy_name;
+        unsigned& count = copy_counts[base];
+        if (++count > 1) {
+            do {
+                file.copy_name = fmt::format("{}.{}", base, count);
+            } while (!taken.insert(file.copy_name).second && ++count > 0);
+        }
+    }
+}
+
+std::uint64_t chunk_count(std::uint64_t bytes, std::uint64_t chunk_bytes) {
+    return bytes == 0 ? 1 : (bytes + chunk_bytes - 1) / chunk_bytes;
+}
+
+/// Cuts files into parts, where there are fewer files than producers.
+void cut(Plan& plan) {
+    std::uint64_t part_count = plan.files.size();
+    const auto part_chunks = [&plan](const PlannedFile& file) {
+        return chunk_count(file.bytes, plan.chunk_bytes) / file.part_count;
+    };
+    while (part_count < producer_count) {
+        const auto largest = std::ranges::max_element(plan.files, {}, part_chunks);
+        if (part_chunks(*largest) < 2) {
+            break;
+        }
+        ++largest->part_count;
+        ++part_count;
+    }
+    for (std::uint32_t number = 0; number < plan.files.size(); ++number) {
+        PlannedFile& file = plan.files[number];
+        file.first_part = static_cast<std::uint32_t>(plan.parts.size());
+        const std::uint64_t chunks = chunk_count(file.bytes, plan.chunk_bytes);
+        for (std::uint64_t place = 0; place < file.part_count; ++place) {
+            const std::uint64_t first_chunk = chunks * place / file.part_count;
+            const std::uint64_t end_chunk = chunks * (place + 1) / file.part_count;
+            const std::uint64_t first_byte = first_chunk * plan.chunk_bytes;
+            plan.parts.push_back({.file = number,
+                                  .first_byte = first_byte,
+                                  .bytes = std::min(file.bytes, end_chunk * plan.chunk_bytes) - first_byte,
+                                  .chunk_count = end_chunk - first_chunk});
+        }
+    }
+}
+
+/// Gives each part, the largest first, to the producer that has least to do.
+void distribute(Plan& plan) {
+    std::vector<Part*> largest_first;
+    std::ranges::transform(plan.parts, std::back_inserter(largest_first), [](Part& part) { return &part; });
+    std::ranges::stable_sort(largest_first, std::ranges::greater(), &Part::chunk_count);
+    std::array<std::uint64_t, producer_count> loads{};
+    for (Part* part : largest_first) {
+        const auto least = std::ranges::min_element(loads);
+        part->producer = static_cast<std::uint32_t>(least - loads.begin());
+        *least += part->chunk_count;
+    }
+    std::array<std::uint64_t, producer_count> sequences{};
+    for (Part& part : plan.parts) {
+        part.first_message = plan.message_count;
+        part.first_sequence = sequences[part.producer];
+        plan.message_count += part.chunk_count;
+        sequences[part.producer] += part.chunk_count;
+        plan.bytes += part.bytes;
+    }
+}
+
+} // namespace
+
+const Part& Plan::part_of(std::uint64_t message) const noexcept {
+    return *std::prev(std::ranges::upper_bound(parts, message, {}, &Part::first_message));
+}
+
+Plan make_plan(const std::vector<std::string>& named, std::optional<std::uint64_t> bytes_max,
+               std::uint64_t chunk_bytes) {
+    Plan plan;
+    plan.chunk_bytes = chunk_bytes;
+    if (named.empty()) {
+        plan.files = library_files(bytes_max.value_or(library_bytes_max));
+        if (plan.files.empty()) {
+            throw UsageError("found no files to stream in the system's library folder; name some: weir demo FILE...");
+        }
+    } else {
+        std::ranges::transform(named, std::back_inserter(plan.files), named_file);
+        if (bytes_max) {
+            limit(plan, *bytes_max);
+        }
+    }
+    name_copies(plan.files);
+    cut(plan);
+    distribute(plan);
+    return plan;
+}
+
+} // namespace weir::demo

@@ -1,0 +1,243 @@
+#include "demo_report.hpp"
+
+#include "sha256.hpp"
+#include "text.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+
+namespace weir::demo {
+
+namespace {
+
+constexpr std::size_t file_line_max = 16;
+constexpr std::size_t file_name_width_max = 28;
+
+std::string file_name(const PlannedFile& file) {
+    return tool::printable(file.path.filename().native());
+}
+
+double percent(std::uint64_t part, std::uint64_t whole) {
+    return whole == 0 ? 100 : 100 * static_cast<double>(part) / static_cast<double>(whole);
+}
+
+double seconds(std::int64_t duration_ns) {
+    return static_cast<double>(duration_ns) / 1e9;
+}
+
+} // namespace
+
+std::string describe_plan(const Plan& plan, const SharedMemory& memory) {
+    std::string text = fmt::format(
+        "{}, {}, in {} of 64 KiB\n"
+        "{} producers -> port -> {} workers -> port -> 1 collector, {} buffers in one shared segment of {}\n",
+        tool::counted(plan.files.size(), "file"), tool::sized(plan.bytes), tool::counted(plan.message_count, "message"),
+        producer_count, worker_count, pool_options.buffer_count, tool::sized(memory.size_bytes()));
+    if (plan.left_out_count > 0) {
+        text += fmt::format("--bytes-max leaves out {}\n", tool::counted(plan.left_out_count, "file"));
+    }
+    return text;
+}
+
+std::string describe_progress(const Plan& plan, const Pipeline& pipeline, std::int64_t start_ns) {
+    const ProcessReport& collector = *pipeline.collector().report;
+    if (const std::uint64_t compared_bytes = read(collector.compared_bytes); compared_bytes > 0) {
+        return fmt::format("{:3.0f}%  of {} compared", percent(compared_bytes, plan.bytes), tool::sized(plan.bytes));
+    }
+    const std::uint64_t bytes = read(collector.bytes);
+    const BufferPool& pool = pipeline.pool();
+    std::string line =
+        fmt::format("{:3.0f}%  {} of {}  {}  {} of {} buffers in flight", percent(bytes, plan.bytes),
+                    tool::sized(bytes), tool::sized(plan.bytes), tool::rated(bytes, monotonic_ns() - start_ns),
+                    pool.buffer_count() - pool.free_count(), pool.buffer_count());
+    if (pipeline.kill() && pipeline.kill()->is_done) {
+        line += fmt::format("  {} killed", pipeline.processes()[pipeline.kill()->victim].name);
+    }
+    return line;
+}
+
+Report::Report(const Plan& plan, const Pipeline& pipeline) : plan_(plan), pipeline_(pipeline) {
+    const std::span<const std::uint8_t> arrived = pipeline.memory().arrived();
+    for (std::uint64_t message = 0; message < arrived.size(); ++message) {
+        if (arrived[message] == 0) {
+            missing_.push_back(message);
+        }
+    }
+    for (const Process& process : pipeline.processes()) {
+        offsets_checked_ += process.report->offsets_checked;
+        offsets_moved_ += process.report->offsets_moved;
+    }
+    find_problems();
+}
+
+void Report::find_problems() {
+    std::ranges::copy(pipeline_.leftovers(), std::back_inserter(problems_));
+    for (const PlannedFile& file : plan_.files) {
+        const Verdict verdict = verdict_of(file);
+        if (verdict == Verdict::differs || verdict == Verdict::unknown) {
+            problems_.push_back(fmt::format("{} {}", tool::printable(file.path.native()),
+                                            verdict == Verdict::differs ? "and its copy differ" : "was not compared"));
+        }
+    }
+    const std::uint32_t freed_count = pipeline_.kill() ? pipeline_.kill()->reaped.freed_reference_count : 0;
+    if (missing_.size() != freed_count) {
+        problems_.push_back(fmt::format("{} did not arrive, {} came back by reaping the killed worker",
+                                        tool::counted(missing_.size(), "message"),
+                                        tool::counted(freed_count, "buffer")));
+    }
+    if (offsets_moved_ > 0) {
+        problems_.push_back(fmt::format("{} of {} payload offsets were not what the producer wrote into the buffer",
+                                        offsets_moved_, offsets_checked_));
+    }
+    // Each message that arrived was looked at by a worker and by the collector.
+    const std::uint64_t looks_min = 2 * (plan_.message_count - missing_.size());
+    if (offsets_checked_ < looks_min) {
+        problems_.push_back(fmt::format("only {} of {} payload offsets were checked", offsets_checked_, looks_min));
+    }
+    DomainCensus census;
+    std::ranges::move(
+        check_domain(pipeline_.memory().table(), SharedBufferAllocator(pipeline_.pool()), pipeline_.ports(), &census),
+        std::back_inserter(problems_));
+    if (census.free_count != pipeline_.pool().buffer_count()) {
+        problems_.push_back(fmt::format("{} of {} buffers are free, {} references are held and {} queued",
+                                        census.free_count, pipeline_.pool().buffer_count(), census.held_reference_count,
+                                        census.queued_reference_count));
+    }
+}
+
+Verdict Report::verdict_of(const PlannedFile& file) const {
+    const auto parts = pipeline_.memory().results().subspan(file.first_part, file.part_count);
+    const auto any_is = [parts](Verdict verdict) {
+        return std::ranges::any_of(parts, [verdict](const PartResult& part) { return part.verdict == verdict; });
+    };
+    for (const Verdict verdict : {Verdict::differs, Verdict::unknown, Verdict::equal_except_missing}) {
+        if (any_is(verdict)) {
+            return verdict;
+        }
+    }
+    return Verdict::equal;
+}
+
+std::uint64_t Report::missing_count(const PlannedFile& file) const {
+    const std::uint64_t first = plan_.parts[file.first_part].first_message;
+    const Part& last = plan_.parts[file.first_part + file.part_count - 1];
+    return static_cast<std::uint64_t>(std::ranges::lower_bound(missing_, last.first_message + last.chunk_count) -
+                                      std::ranges::lower_bound(missing_, first));
+}
+
+std::string Report::message_name(std::uint64_t message) const {
+    const Part& part = plan_.part_of(message);
+    const std::uint64_t chunk = message - part.first_message;
+    const std::uint64_t first = plan_.chunk_offset(part, chunk);
+    const std::uint64_t size = plan_.chunk_size(part, chunk);
+    return fmt::format("message {} of producer {}: {}, {}", tool::grouped(part.first_sequence + chunk),
+                       part.producer + 1, tool::printable(plan_.files[part.file].path.native()),
+                       size == 0
+                           ? "which is empty"
+                           : fmt::format("bytes {} to {}", tool::grouped(first), tool::grouped(first + size - 1)));
+}
+
+std::string Report::file_table() const {
+    tool::Table table({"file", ">bytes", ">messages", "producer", "SHA-256 of the copy", ""});
+    std::size_t line_count = 0;
+    std::size_t unlisted_count = 0;
+    for (const PlannedFile& file : plan_.files) {
+        const Verdict verdict = verdict_of(file);
+        if (line_count == file_line_max && verdict == Verdict::equal) {
+            ++unlisted_count;
+            continue;
+        }
+        line_count += line_count < file_line_max ? 1 : 0;
+        std::uint64_t message_count = 0;
+        std::string producers;
+        for (const Part& part : std::span(plan_.parts).subspan(file.first_part, file.part_count)) {
+            message_count += part.chunk_count;
+            producers += fmt::format("{}{}", producers.empty() ? "" : " ", part.producer + 1);
+        }
+        const PartResult& result = pipeline_.memory().results()[file.first_part];
+        table.add({tool::shortened(file_name(file), file_name_width_max), tool::sized(file.bytes),
+                   tool::grouped(message_count), producers,
+                   result.verdict != Verdict::equal ? "-"
+                   : file.part_count > 1            ? fmt::format("{} digests", file.part_count)
+                                                    : tool::hexadecimal(result.digest).substr(0, 16) + "..",
+                   verdict == Verdict::equal ? (file.bytes < file.size_bytes ? "equal so far" : "equal")
+                   : verdict == Verdict::equal_except_missing
+                       ? fmt::format("equal but for {}", tool::counted(missing_count(file), "message"))
+                       : "DIFFERS"});
+    }
+    return table.text() + (unlisted_count > 0
+                               ? fmt::format("  and {} that {} equal\n", tool::counted(unlisted_count, "file"),
+                                             unlisted_count == 1 ? "is" : "are")
+                               : "");
+}
+
+std::string Report::process_table() const {
+    tool::Table table({"process", ">pid", ">messages", ">bytes", ">rate", ">waits", ""});
+    for (const Process& process : pipeline_.processes()) {
+        const ProcessReport& report = *process.report;
+        table.add({process.name, fmt::format("{}", process.pid), tool::grouped(report.messages),
+                   tool::sized(report.bytes), tool::rated(report.bytes, report.last_ns - report.first_ns),
+                   tool::grouped(report.waits), process.state == Process::State::killed ? "killed" : ""});
+    }
+    return table.text();
+}
+
+std::string Report::port_table() const {
+    tool::Table table(
+        {"port", ">pushed", ">popped", ">most queued", ">found full", ">found empty", ">sleeps", ">wake-ups"});
+    const char* names[] = {"producers -> workers", "workers -> collector"};
+    for (std::size_t number = 0; number < pipeline_.ports().size(); ++number) {
+        const Port& port = pipeline_.ports()[number];
+        const PortCounters in = port.counters(PortEnd::producer);
+        const PortCounters out = port.counters(PortEnd::consumer);
+        table.add({names[number], tool::grouped(in.messages), tool::grouped(out.messages),
+                   fmt::format("{} of {}", in.high_water_mark, port.options().capacity), tool::grouped(in.stalls),
+                   tool::grouped(out.stalls), tool::grouped(in.waits + out.waits),
+                   tool::grouped(in.wakes + out.wakes)});
+    }
+    return table.text();
+}
+
+std::string Report::kill_story() const {
+    const Kill& kill = *pipeline_.kill();
+    const Process& victim = pipeline_.processes()[kill.victim];
+    std::string text = fmt::format(
+        "\n{} (process {}) was killed when {} of {} had arrived, reaped, and replaced by worker {}; --seed {}\n",
+        victim.name, victim.pid, tool::grouped(kill.arrived_count), tool::counted(plan_.message_count, "message"),
+        worker_count + 1, kill.seed);
+    if (missing_.empty()) {
+        return text + "it had claimed no message at that moment\n";
+    }
+    text += fmt::format("it had claimed {}, sent and never arrived:\n", tool::counted(missing_.size(), "message"));
+    for (const std::uint64_t message : missing_) {
+        text += "  " + message_name(message) + "\n";
+    }
+    return text;
+}
+
+std::string Report::tables() const {
+    return fmt::format("\n{}\n{}\n{}{}", file_table(), process_table(), port_table(),
+                       pipeline_.kill() ? kill_story() : "");
+}
+
+std::string Report::verdict() const {
+    const ProcessReport& collector = *pipeline_.collector().report;
+    std::int64_t first_ns = collector.first_ns;
+    for (const Process& process : pipeline_.processes()) {
+        first_ns = process.report->messages > 0 ? std::min(first_ns, process.report->first_ns) : first_ns;
+    }
+    const std::int64_t streamed_ns = collector.last_ns - first_ns;
+    return fmt::format("\n{} streamed in {:.2f} s: {}; compared in {:.2f} s\n"
+                       "{} of {} arrived, each once; {} equal by SHA-256\n"
+                       "no buffer moved: its offset was the producer's in {} looks, by workers and collector\n"
+                       "all {} buffers are free again\n",
+                       tool::sized(collector.bytes), seconds(streamed_ns), tool::rated(collector.bytes, streamed_ns),
+                       seconds(collector.compared_ns), tool::grouped(plan_.message_count - missing_.size()),
+                       tool::counted(plan_.message_count, "message"),
+                       missing_.empty() ? "all bytes are" : "all other bytes are", tool::grouped(offsets_checked_),
+                       pipeline_.pool().buffer_count());
+}
+
+} // namespace weir::demo
