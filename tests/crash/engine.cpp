@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cinttypes>
 #include <csignal>
 #include <cstdarg>
 #include <cstdio>
@@ -138,6 +139,25 @@ bool sleeps(pid_t pid) {
     return length > 0 && text[0] >= '0' && text[0] <= '9';
 }
 
+// Where the vDSO lies, in this process and in its children.
+std::pair<std::uintptr_t, std::uintptr_t> kernel_page() {
+    static const std::pair<std::uintptr_t, std::uintptr_t> found = [] {
+        std::pair<std::uintptr_t, std::uintptr_t> range{0, 0};
+        std::FILE* maps = std::fopen("/proc/self/maps", "r");
+        char line[512];
+        while (maps != nullptr && std::fgets(line, sizeof line, maps) != nullptr) {
+            if (std::strstr(line, "[vdso]") != nullptr) {
+                std::sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &range.first, &range.second);
+            }
+        }
+        if (maps != nullptr) {
+            std::fclose(maps);
+        }
+        return range;
+    }();
+    return found;
+}
+
 // waitpid under the watchdog. 0: timed out; -2: `patient` and the process sleeps.
 pid_t wait_for(pid_t pid, int& status, bool patient) {
     ensure_ticks();
@@ -172,8 +192,7 @@ pid_t wait_for(pid_t pid, int& status, bool patient) {
 std::string describe_exit(int status) {
     char text[96];
     if (WIFSIGNALED(status)) {
-        std::snprintf(text, sizeof text, "died of signal %d (%s)", WTERMSIG(status),
-                      strsignal(WTERMSIG(status)));
+        std::snprintf(text, sizeof text, "died of signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
     } else {
         std::snprintf(text, sizeof text, "exited with status %d", WEXITSTATUS(status));
     }
@@ -183,13 +202,13 @@ std::string describe_exit(int status) {
 // A child that ran its whole part leaves with this status; an exit() in what it calls has another.
 constexpr int finished_status = 0;
 
-[[noreturn]] void leave_child(Mailbox& mailbox) {
+} // namespace
+
+void leave_child(Mailbox& mailbox) {
     std::atomic_ref(mailbox.phase).store(phase::finished, std::memory_order_release);
     std::fflush(nullptr);
     _exit(finished_status);
 }
-
-} // namespace
 
 void set_watchdog(int seconds) {
     watchdog_ticks_max = seconds;
@@ -197,28 +216,20 @@ void set_watchdog(int seconds) {
 
 const char* name_of(Stop stop) {
     switch (stop) {
-    case Stop::stepped:
-        return "stands inside the operation";
-    case Stop::returned:
-        return "stands behind the operation";
-    case Stop::blocked:
-        return "sleeps in a system call";
-    case Stop::exited:
-        return "exited";
-    case Stop::crashed:
-        return "crashed";
-    case Stop::timed_out:
-        return "made no progress (watchdog)";
-    case Stop::step_limit:
-        return "needed more steps than allowed";
+    case Stop::stepped: return "stands inside the operation";
+    case Stop::returned: return "stands behind the operation";
+    case Stop::blocked: return "sleeps in a system call";
+    case Stop::exited: return "exited";
+    case Stop::crashed: return "crashed";
+    case Stop::timed_out: return "made no progress (watchdog)";
+    case Stop::step_limit: return "needed more steps than allowed";
     }
     return "?";
 }
 
 // --------------------------------------------------------------------------------------------------------
 
-Region::Region(std::size_t size)
-    : size_((size + 4095) & ~std::size_t{4095}) {
+Region::Region(std::size_t size) : size_((size + 4095) & ~std::size_t{4095}) {
     void* address = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (address == MAP_FAILED) {
         die("mmap of shared memory");
@@ -231,8 +242,7 @@ Region::~Region() {
 }
 
 void Region::make_own() {
-    if (mmap(data_, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
-        MAP_FAILED) {
+    if (mmap(data_, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
         die("mmap of a worker's own shared memory");
     }
 }
@@ -387,8 +397,8 @@ Stop Child::wait_stop(bool patient) {
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
             pid_ = -1;
             signal_ = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-            const bool whole = WIFEXITED(status) && WEXITSTATUS(status) == finished_status &&
-                               mailbox_->phase == phase::finished;
+            const bool whole =
+                WIFEXITED(status) && WEXITSTATUS(status) == finished_status && mailbox_->phase == phase::finished;
             return stop_ = whole ? Stop::exited : Stop::crashed;
         }
         const int signal = WSTOPSIG(status);
@@ -413,6 +423,19 @@ Stop Child::step(bool patient) {
         die("PTRACE_SINGLESTEP");
     }
     return wait_stop(patient);
+}
+
+bool Child::leave_kernel_page() {
+    const auto [begin, end] = kernel_page();
+    const std::uintptr_t at = pc();
+    if (at < begin || at >= end) {
+        return false;
+    }
+    // it was just called: what it returns to lies on top of the stack
+    const long stack = ptrace(PTRACE_PEEKUSER, pid_, offsetof(user, regs.rsp), nullptr);
+    const long back = ptrace(PTRACE_PEEKDATA, pid_, stack, nullptr);
+    run_to(static_cast<std::uintptr_t>(back), 1);
+    return true;
 }
 
 void Child::clear_breakpoint() {
@@ -466,6 +489,9 @@ Stop Child::run_to_return(bool patient) {
 
 Stop Child::finish(bool patient) {
     clear_breakpoint();
+    if (stop_ == Stop::blocked) {
+        wait_stop(patient);
+    }
     while (stop_ == Stop::stepped || stop_ == Stop::returned) {
         if (ptrace(PTRACE_CONT, pid_, nullptr, nullptr) != 0) {
             die("PTRACE_CONT");
@@ -480,8 +506,8 @@ Stop Child::finish(bool patient) {
     return stop_;
 }
 
-Stop Child::resume_wait(bool recheck) {
-    return wait_stop(recheck);
+Stop Child::resume_wait() {
+    return wait_stop(false);
 }
 
 bool run_apart(Mailbox& mailbox, const std::function<void(Mailbox&)>& work) {
@@ -509,8 +535,7 @@ bool run_apart(Mailbox& mailbox, const std::function<void(Mailbox&)>& work) {
         ::kill(pid, SIGKILL);
         while (waitpid(pid, &status, __WALL) == -1 && errno == EINTR) {
         }
-    } else if (!WIFEXITED(status) || WEXITSTATUS(status) != finished_status ||
-               mailbox.phase != phase::finished) {
+    } else if (!WIFEXITED(status) || WEXITSTATUS(status) != finished_status || mailbox.phase != phase::finished) {
         mailbox.fail("a survivor %s", describe_exit(status).c_str());
     }
     return mailbox.failed == 0;
@@ -544,8 +569,7 @@ namespace {
 // Keeps the last seen bytes, to tell whether they changed.
 class Comparison {
 public:
-    explicit Comparison(const Watched& watched)
-        : watched_(watched) {
+    explicit Comparison(const Watched& watched) : watched_(watched) {
         std::size_t size = 0;
         for (const Span& span : watched) {
             size += span.size;
@@ -591,7 +615,7 @@ Stop wake(Child& child, const Hooks& hooks) {
     return child.resume_wait();
 }
 
-void plan_approaches(Trace& trace) {
+void plan_approaches(Trace& trace, std::uint32_t interrupt_step) {
     // An instruction that follows itself is a repeated string instruction, where breakpoints and steps count
     // differently; and where the child already stands, a breakpoint counts once more. Neither is run to.
     // Behind a sleep nothing is run to either, so that every sleep is met by a step.
@@ -602,14 +626,17 @@ void plan_approaches(Trace& trace) {
             barred.insert(trace.pc[s]);
         }
     }
-    const std::uint32_t first_sleep = trace.sleeps.empty() ? trace.steps() : trace.sleeps.front();
+    std::uint32_t limit = trace.sleeps.empty() ? trace.steps() : trace.sleeps.front();
+    if (interrupt_step != 0) {
+        limit = std::min(limit, interrupt_step - 1);
+    }
     trace.approach.assign(trace.pc.size(), Trace::Approach{0, 0});
     std::int64_t best_cost = 0;
     Trace::Approach best{0, 0};
     for (std::uint32_t s = 1; s < trace.pc.size(); s++) {
         const std::uint32_t arrived = ++arrivals[trace.pc[s]];
         const std::int64_t cost = breakpoint_cost * arrived - step_cost * static_cast<std::int64_t>(s);
-        if (cost < best_cost && s <= first_sleep && !barred.contains(trace.pc[s])) {
+        if (cost < best_cost && s <= limit && !barred.contains(trace.pc[s])) {
             best_cost = cost;
             best = {s, arrived};
         }
@@ -620,9 +647,8 @@ void plan_approaches(Trace& trace) {
 } // namespace
 
 std::size_t Trace::class_of(std::uint32_t step) const {
-    const auto after =
-        std::upper_bound(classes.begin(), classes.end(), step,
-                         [](std::uint32_t value, const StepClass& one) { return value < one.first; });
+    const auto after = std::upper_bound(classes.begin(), classes.end(), step,
+                                        [](std::uint32_t value, const StepClass& one) { return value < one.first; });
     return static_cast<std::size_t>(after - classes.begin()) - 1;
 }
 
@@ -653,13 +679,18 @@ Trace record(const Task& task, Mailbox& mailbox, const Watched& watched, const H
             wake(child, hooks);
         }
         if (child.stop() != Stop::stepped) {
-            trace.error =
-                "recording: after " + std::to_string(before) + " steps the child " + name_of(child.stop()) +
-                (child.stop() == Stop::crashed ? " of signal " + std::to_string(child.signal()) : "");
+            trace.error = "recording: after " + std::to_string(before) + " steps the child " + name_of(child.stop()) +
+                          (child.stop() == Stop::crashed ? " of signal " + std::to_string(child.signal()) : "");
             return trace;
+        }
+        if (child.leave_kernel_page()) {
+            trace.clocks.push_back(before);
         }
         trace.pc.push_back(child.pc());
         const std::uint32_t now = trace.steps();
+        if (now == hooks.interrupt_step) {
+            hooks.on_interrupt();
+        }
         const bool bytes = comparison.changed();
         if (bytes || system_call) {
             trace.classes.back().last = before;
@@ -670,10 +701,9 @@ Trace record(const Task& task, Mailbox& mailbox, const Watched& watched, const H
     trace.classes.back().last = trace.steps();
     child.finish(true);
     if (child.stop() != Stop::exited || mailbox.failed != 0) {
-        trace.error =
-            std::string("the undisturbed run failed: ") + name_of(child.stop()) + "\n" + mailbox.findings;
+        trace.error = std::string("the undisturbed run failed: ") + name_of(child.stop()) + "\n" + mailbox.findings;
     }
-    plan_approaches(trace);
+    plan_approaches(trace, hooks.interrupt_step);
     return trace;
 }
 
@@ -701,12 +731,17 @@ std::string reach(Child& child, const Trace& trace, Point point, const Watched& 
         if (child.stop() != Stop::stepped) {
             return "after " + std::to_string(at) + " steps the child " + name_of(child.stop());
         }
+        if (std::binary_search(trace.clocks.begin(), trace.clocks.end(), at)) {
+            child.leave_kernel_page();
+        }
+        if (at + 1 == hooks.interrupt_step) {
+            hooks.on_interrupt();
+        }
     }
     if (child.pc() != trace.pc[point.step]) {
-        return "diverged: after " + std::to_string(point.step) +
-               " steps another instruction is next than was recorded";
+        return "diverged: after " + std::to_string(point.step) + " steps another instruction is next than was recorded";
     }
-    if (hash_of(watched) != trace.classes[trace.class_of(point.step)].hash) {
+    if (!watched.empty() && hash_of(watched) != trace.classes[trace.class_of(point.step)].hash) {
         return "diverged: after " + std::to_string(point.step) +
                " steps the shared bytes differ from the recorded ones";
     }
@@ -740,8 +775,7 @@ std::vector<Point> plan(const Trace& trace, const PlanOptions& options) {
             steps.insert(one.last);
         }
         Random random(options.seed);
-        const std::size_t wanted =
-            std::min<std::size_t>(steps.size() + options.random_steps, trace.pc.size());
+        const std::size_t wanted = std::min<std::size_t>(steps.size() + options.random_steps, trace.pc.size());
         while (steps.size() < wanted) {
             steps.insert(static_cast<std::uint32_t>(random.below(trace.pc.size())));
         }
@@ -758,26 +792,27 @@ std::vector<Point> plan(const Trace& trace, const PlanOptions& options) {
 
 // --------------------------------------------------------------------------------------------------------
 
-unsigned processor_count() {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) != 0) {
-        return 1;
-    }
-    return static_cast<unsigned>(std::max(1, CPU_COUNT(&set)));
-}
-
 namespace {
 
-// A tracer and its child take turns, so they are fastest on one processor.
+// Those this program was started with, whatever it is bound to now.
+const cpu_set_t& processors() {
+    static const cpu_set_t all = [] {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        sched_getaffinity(0, sizeof set, &set);
+        return set;
+    }();
+    return all;
+}
+
+} // namespace
+
+unsigned processor_count() { return static_cast<unsigned>(std::max(1, CPU_COUNT(&processors()))); }
+
 void bind_to_processor(unsigned number) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) {
-        return;
-    }
-    unsigned left = number % static_cast<unsigned>(std::max(1, CPU_COUNT(&set)));
+    unsigned left = number % processor_count();
     for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (CPU_ISSET(cpu, &set) && left-- == 0) {
+        if (CPU_ISSET(cpu, &processors()) && left-- == 0) {
             cpu_set_t one;
             CPU_ZERO(&one);
             CPU_SET(cpu, &one);
@@ -787,26 +822,30 @@ void bind_to_processor(unsigned number) {
     }
 }
 
-struct JobResult {
+namespace {
+
+// A job's place in the memory that workers and their starter share.
+struct JobPlace {
     static constexpr std::uint32_t taken = 1;
     static constexpr std::uint32_t done = 2;
 
     std::uint32_t state; // zero: nobody took it yet
     std::uint32_t worker;
-    char text[2040];
+    std::int64_t value;
+    char text[2032];
 };
 
 } // namespace
 
-std::vector<std::string> run_jobs(std::size_t count, unsigned workers, const std::function<void()>& begin,
-                                  const std::function<std::string(std::size_t)>& job) {
+std::vector<JobResult> run_jobs(std::size_t count, unsigned workers, const std::function<void()>& begin,
+                                const std::function<JobResult(std::size_t)>& job, bool stop_at_first) {
     if (count == 0) {
         return {};
     }
     ensure_ticks();
-    Region shared(64 + count * sizeof(JobResult));
-    auto& next = *reinterpret_cast<std::uint64_t*>(shared.data());
-    auto* results = reinterpret_cast<JobResult*>(shared.data() + 64);
+    Region memory(64 + count * sizeof(JobPlace));
+    auto& next = *reinterpret_cast<std::uint64_t*>(memory.data());
+    auto* places = reinterpret_cast<JobPlace*>(memory.data() + 64);
     std::fflush(nullptr);
     const pid_t parent = getpid();
     std::vector<pid_t> pids(workers, -1);
@@ -829,12 +868,16 @@ std::vector<std::string> run_jobs(std::size_t count, unsigned workers, const std
                 if (index >= count) {
                     break;
                 }
-                JobResult& result = results[index];
-                result.worker = worker;
-                result.state = JobResult::taken;
-                const std::string text = job(index);
-                std::snprintf(result.text, sizeof result.text, "%s", text.c_str());
-                result.state = JobResult::done;
+                JobPlace& place = places[index];
+                place.worker = worker;
+                place.state = JobPlace::taken;
+                const JobResult result = job(index);
+                std::snprintf(place.text, sizeof place.text, "%s", result.text.c_str());
+                place.value = result.value;
+                place.state = JobPlace::done;
+                if (stop_at_first && !result.text.empty()) {
+                    std::atomic_ref(next).store(count, std::memory_order_relaxed);
+                }
             }
         } catch (const std::exception& error) {
             std::fprintf(stderr, "worker %u: %s\n", worker, error.what());
@@ -847,6 +890,7 @@ std::vector<std::string> run_jobs(std::size_t count, unsigned workers, const std
         start(worker);
     }
     unsigned running = workers;
+    bool stopped = false;
     while (running > 0) {
         int status = 0;
         const pid_t pid = waitpid(-1, &status, __WALL);
@@ -867,25 +911,32 @@ std::vector<std::string> run_jobs(std::size_t count, unsigned workers, const std
         }
         bool in_a_job = false;
         for (std::size_t index = 0; index < count; index++) {
-            if (results[index].worker == worker && results[index].state == JobResult::taken) {
-                std::snprintf(results[index].text, sizeof results[index].text, "the worker %s",
-                              describe_exit(status).c_str());
-                results[index].state = JobResult::done;
+            JobPlace& place = places[index];
+            if (place.worker == worker && place.state == JobPlace::taken) {
+                std::snprintf(place.text, sizeof place.text, "the worker %s", describe_exit(status).c_str());
+                place.state = JobPlace::done;
                 in_a_job = true;
+                stopped = stop_at_first;
             }
         }
-        if (in_a_job) {
+        if (in_a_job && !stopped) {
             start(worker); // the others' jobs go on
         } else {
             running--; // it cannot even begin
         }
     }
-    std::vector<std::string> texts(count);
-    for (std::size_t index = 0; index < count; index++) {
-        texts[index] =
-            results[index].state == JobResult::done ? results[index].text : "never run: no worker was left";
+    for (std::size_t index = 0; stop_at_first && index < count; index++) {
+        stopped = stopped || (places[index].state == JobPlace::done && places[index].text[0] != 0);
     }
-    return texts;
+    std::vector<JobResult> results(count);
+    for (std::size_t index = 0; index < count; index++) {
+        if (places[index].state == JobPlace::done) {
+            results[index] = {places[index].text, places[index].value};
+        } else {
+            results[index] = {stopped ? "" : "never run: no worker was left", -1};
+        }
+    }
+    return results;
 }
 
 // --------------------------------------------------------------------------------------------------------
@@ -910,8 +961,7 @@ std::vector<std::string> symbolise(const std::vector<std::uintptr_t>& addresses)
             std::snprintf(text, sizeof text, "%#lx", static_cast<unsigned long>(addresses[i]));
             names[i] = text;
         } else if (info.dli_fbase != self.dli_fbase) {
-            names[i] =
-                std::string(info.dli_sname != nullptr ? info.dli_sname : "?") + " (" + info.dli_fname + ")";
+            names[i] = std::string(info.dli_sname != nullptr ? info.dli_sname : "?") + " (" + info.dli_fname + ")";
         } else {
             std::snprintf(text, sizeof text, " %#lx", static_cast<unsigned long>(addresses[i] - base));
             names[i] = text + 1;
@@ -946,7 +996,7 @@ std::vector<std::string> symbolise(const std::vector<std::uintptr_t>& addresses)
             function = line;
             function.resize(std::min(function.size(), function.find('(')));
         } else {
-            if (!chosen && function.find("std::") != 0 && function.find("__") != 0 && function != "??") {
+            if (!chosen && function.find("std::") == std::string::npos && function != "??") {
                 line[std::strcspn(line, " ")] = 0; // drops "(discriminator 3)"
                 names[asked[current]] = function + " (" + line + ")";
                 chosen = true;
@@ -974,8 +1024,7 @@ bool supported(std::string& why) {
         why = std::string("a child cannot be traced here: ") + mailbox.findings;
         return false;
     }
-    if (child.step() != Stop::stepped ||
-        child.pc() == reinterpret_cast<std::uintptr_t>(crash_operation_entry)) {
+    if (child.step() != Stop::stepped || child.pc() == reinterpret_cast<std::uintptr_t>(crash_operation_entry)) {
         why = "a child cannot be single-stepped here";
         return false;
     }

@@ -23,6 +23,9 @@
 // too, since it may have changed something in the kernel. A step that sleeps inside its system call is a
 // point of its own (Point::asleep).
 //
+// The clock is read in a page of the kernel's (the vDSO), which tries again when time went on meanwhile; so
+// under single steps it takes another number of them each time. A call into that page is one step.
+//
 // Reaching a step. Single steps cost some 5 to 20 microseconds, mostly the trap. So a replay runs at full
 // speed up to a hardware breakpoint on an instruction that the recorded pass met rarely, and steps only the
 // rest. Every replay is compared with the recording (next instruction and visible state); one that differs is
@@ -113,6 +116,9 @@ constexpr std::uint32_t finished = 3; // all is over, the child exits
 // --------------------------------------------------------------------------------------------------------
 // Children
 
+// In a child, at any place: its part is over, and nothing is given back.
+[[noreturn]] void leave_child(Mailbox& mailbox);
+
 // What a child does. Each part runs in the child; the operation is what is stepped.
 struct Task {
     std::function<void(Mailbox&)> prepare;
@@ -154,17 +160,20 @@ public:
     // while it still does, and resume_wait() waits on.
     Stop step(bool patient = false);
 
+    // After a step: where it led into the kernel's page, runs until it is back. Returns whether it did.
+    bool leave_kernel_page();
+
     // Runs to an instruction, by a hardware breakpoint; `arrivals` counts how often it must be met.
     Stop run_to(std::uintptr_t address, std::uint32_t arrivals, bool patient = false);
 
     // Runs at full speed to right behind the operation. Stop::blocked when it sleeps and `patient`.
     Stop run_to_return(bool patient = false);
 
-    // Lets the child do the rest, and waits until it is gone.
+    // Lets the child do the rest, and waits until it is gone. Stop::blocked when it sleeps and `patient`.
     Stop finish(bool patient = false);
 
-    // After Stop::blocked: waits again. `recheck`: comes back with Stop::blocked when it still sleeps.
-    Stop resume_wait(bool recheck = false);
+    // After Stop::blocked: waits until it sleeps no more.
+    Stop resume_wait();
 
     // SIGKILL, and waits until the kernel has let go of it.
     void kill();
@@ -187,6 +196,9 @@ struct Hooks {
     // The child sleeps in a system call at this step; do what wakes it. Without it, a sleeping child is an
     // error.
     std::function<void()> on_blocked;
+    // Called when the child stands behind its step `interrupt_step` (from 1 on): others get ahead of it there.
+    std::uint32_t interrupt_step = 0;
+    std::function<void()> on_interrupt;
 };
 
 // Runs `work` in a forked process of its own at full speed. Findings go to its mailbox, and so does a crash
@@ -224,6 +236,7 @@ struct Trace {
     std::vector<Change> changes;
     std::vector<StepClass> classes;
     std::vector<std::uint32_t> sleeps; // the number of steps before each that slept
+    std::vector<std::uint32_t> clocks; // the number of steps before each that called into the kernel's page
     std::string error;                 // empty: recorded
 
     std::uint32_t steps() const { return pc.empty() ? 0 : static_cast<std::uint32_t>(pc.size() - 1); }
@@ -263,14 +276,23 @@ std::vector<Point> plan(const Trace& trace, const PlanOptions& options);
 // --------------------------------------------------------------------------------------------------------
 // Many runs
 
-// Runs jobs 0..count-1 on `workers` processes, each bound to a processor of its own. `begin` runs once in
-// each worker before its jobs. A job's text is empty when it passed. A worker that dies is a finding of the
-// job it was at, and the others' jobs go on.
-std::vector<std::string> run_jobs(std::size_t count, unsigned workers, const std::function<void()>& begin,
-                                  const std::function<std::string(std::size_t)>& job);
+struct JobResult {
+    std::string text;       // empty when it passed
+    std::int64_t value = 0; // the job's own
+};
+
+// Runs jobs 0..count-1 on `workers` processes, each bound to a processor of its own. `begin` runs once in each
+// worker before its jobs. A worker that dies is a finding of the job it was at, and the others' jobs go on.
+// With `stop_at_first`, no job is begun after one had a finding; those not run have an empty text and value -1.
+std::vector<JobResult> run_jobs(std::size_t count, unsigned workers, const std::function<void()>& begin,
+                                const std::function<JobResult(std::size_t)>& job, bool stop_at_first = false);
 
 // The processors this process may use.
 unsigned processor_count();
+
+// A tracer and its child take turns, so they are fastest on one processor: binds this process and its children
+// to the number-th of those it was started with.
+void bind_to_processor(unsigned number);
 
 // Instructions of this program as "function (file:line)", by addr2line where it is there, else as offsets.
 std::vector<std::string> symbolise(const std::vector<std::uintptr_t>& addresses);
@@ -278,8 +300,7 @@ std::vector<std::string> symbolise(const std::vector<std::uintptr_t>& addresses)
 // A small seeded generator (splitmix64): the same numbers with every compiler.
 class Random {
 public:
-    explicit Random(std::uint64_t seed)
-        : state_(seed) {}
+    explicit Random(std::uint64_t seed) : state_(seed) {}
     std::uint64_t next();
     std::uint64_t below(std::uint64_t bound) { return next() % bound; }
 

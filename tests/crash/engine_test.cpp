@@ -28,6 +28,7 @@ struct Pair {
     std::uint64_t b;
     std::uint32_t sleepers;
     std::uint32_t bell;
+    std::uint64_t others;
 };
 
 void store(std::uint64_t& word, std::uint64_t value) {
@@ -262,8 +263,7 @@ TEST_CASE("a frozen child stands still, and goes on where it stood") {
     CHECK(world.pair.a == 1);
     CHECK(world.pair.b == 0);
     CHECK(crash::run_apart(world.survivor_box, [&](Mailbox& box) {
-        box.expect(world.pair.intent == 1 && world.pair.b == 0,
-                   "the survivor sees the victim between its stores");
+        box.expect(world.pair.intent == 1 && world.pair.b == 0, "the survivor sees the victim between its stores");
     }));
     CHECK(world.pair.b == 0);
     CHECK(victim.run_to_return() == Stop::returned);
@@ -325,8 +325,7 @@ TEST_CASE("a sleep inside a system call is a point of its own, and the hook wake
     CHECK(trace.changes[1].system_call == SYS_futex);
 
     int asleep = 0;
-    for (const crash::Point point :
-         crash::plan(trace, {.every_step_below = 2000, .random_steps = 0, .seed = 1})) {
+    for (const crash::Point point : crash::plan(trace, {.every_step_below = 2000, .random_steps = 0, .seed = 1})) {
         world.region.clear();
         Child child = Child::start(task, world.victim_box);
         REQUIRE(crash::reach(child, trace, point, world.watched, hooks) == "");
@@ -384,9 +383,9 @@ TEST_CASE("an operation without an end runs into its bound") {
 
 TEST_CASE("jobs run on several workers, each with shared memory of its own, and outlive a worker's death") {
     World world;
-    const auto texts = crash::run_jobs(
+    const auto results = crash::run_jobs(
         60, 2, [&] { world.region.make_own(); },
-        [&](std::size_t job) -> std::string {
+        [&](std::size_t job) -> crash::JobResult {
             world.pair.a = job;
             if (job == 13) {
                 raise(SIGKILL);
@@ -395,19 +394,54 @@ TEST_CASE("jobs run on several workers, each with shared memory of its own, and 
                     usleep(200);
                     box.expect(world.pair.a == job, "another worker's memory");
                 })) {
-                return world.survivor_box.findings;
+                return {world.survivor_box.findings, 0};
             }
-            return job == 17 ? "finding of 17" : "";
+            return {job == 17 ? "finding of 17" : "", static_cast<std::int64_t>(3 * job)};
         });
-    REQUIRE(texts.size() == 60);
-    for (std::size_t job = 0; job < texts.size(); job++) {
+    REQUIRE(results.size() == 60);
+    for (std::size_t job = 0; job < results.size(); job++) {
         if (job == 13) {
-            CHECK(texts[job].find("signal 9") != std::string::npos);
+            CHECK(results[job].text.find("signal 9") != std::string::npos);
         } else {
-            CHECK(texts[job] == (job == 17 ? "finding of 17" : ""));
+            CHECK(results[job].text == (job == 17 ? "finding of 17" : ""));
+            CHECK(results[job].value == static_cast<std::int64_t>(3 * job));
         }
     }
     CHECK(world.pair.a == 0);
+}
+
+TEST_CASE("after the first finding no further job is begun, where that is asked for") {
+    World world;
+    const auto results = crash::run_jobs(
+        1000, 2, [&] { world.region.make_own(); },
+        [&](std::size_t job) -> crash::JobResult {
+            usleep(100);
+            return {job == 5 ? "found" : "", 1};
+        },
+        true);
+    CHECK(results[5].text == "found");
+    CHECK(results.front().value == 1);
+    CHECK(results.back().value == -1);
+    CHECK(results.back().text == "");
+}
+
+TEST_CASE("others get ahead of a child at one step, in the recorded pass and in each replay") {
+    World world;
+    const auto task = world.task(advance);
+    crash::Hooks hooks;
+    const crash::Trace alone = crash::record(task, world.victim_box, world.watched, hooks);
+    hooks.interrupt_step = alone.changes[1].step; // behind the store of a
+    hooks.on_interrupt = [&world] { store(world.pair.others, 9); };
+    world.region.clear();
+    const crash::Trace trace = crash::record(task, world.victim_box, world.watched, hooks);
+    REQUIRE(trace.error == "");
+    CHECK(trace.pc == alone.pc);
+    for (std::uint32_t step = 0; step <= trace.steps(); step++) {
+        world.region.clear();
+        Child child = Child::start(task, world.victim_box);
+        REQUIRE(crash::reach(child, trace, {step, false}, world.watched, hooks) == "");
+        CHECK(world.pair.others == (step < hooks.interrupt_step ? 0 : 9));
+    }
 }
 
 TEST_CASE("a killed harness leaves no child behind") {
