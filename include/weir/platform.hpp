@@ -46,8 +46,10 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
+// The prefetches are always inlined: gcc takes a function that only prefetches for one without effect, and drops the call.
+
 /// Asks for a line that is about to be written, so that one transfer brings it instead of two.
-inline void prefetch_for_write(const void* address) noexcept {
+[[gnu::always_inline]] inline void prefetch_for_write(const void* address) noexcept {
 #if defined(__x86_64__)
     asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
 #else
@@ -55,7 +57,8 @@ inline void prefetch_for_write(const void* address) noexcept {
 #endif
 }
 
-inline void prefetch_for_read(const void* address) noexcept {
+/// Asks for a line that is about to be read.
+[[gnu::always_inline]] inline void prefetch_for_read(const void* address) noexcept {
     __builtin_prefetch(address, 0);
 }
 

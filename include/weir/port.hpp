@@ -169,9 +169,10 @@ public:
         return true;
     }
 
-    [[nodiscard]] static std::uint32_t encode(const Item& item, std::uint64_t queued_word) noexcept {
-        return (item.pool->first_buffer() + item.index) << (reference_bits + generation_bits) |
-               item.reference << generation_bits | (reference_generation(queued_word) & generation_mask);
+    /// What a cell says of a reference but for its generation.
+    [[nodiscard]] static std::uint32_t name_of(const BufferPoolView& pool, std::uint32_t index,
+                                               unsigned reference) noexcept {
+        return (pool.first_buffer() + index) << (reference_bits + generation_bits) | reference << generation_bits;
     }
 
     struct Failure {
@@ -179,27 +180,36 @@ public:
         const char* field = "";
     };
 
-    /// Pushes a reference that this process holds. ok: it is a message at `position` - 1 now. full, corrupt: it is held.
-    /// `before_queued` is called once, while the buffer is still the caller's and there was room.
+    /// Pushes a reference that this process holds, `word`, which cells call `name`. ok: it is a message at `position` - 1
+    /// now. full, corrupt: it is held. `before_queued` is called once, while the buffer is still the caller's and there was
+    /// room.
     template <class BeforeQueued>
-    [[nodiscard, gnu::always_inline]] RingStatus enqueue(std::uint64_t& position, const Item& item, Failure& failure,
+    [[nodiscard, gnu::always_inline]] RingStatus enqueue(std::uint64_t& position, std::uint64_t& word,
+                                                         std::uint32_t name, Failure& failure,
                                                          BeforeQueued&& before_queued) noexcept {
-        RingStatus status = find_room(position, failure);
-        if (status != RingStatus::ok) [[unlikely]] {
-            return status;
+        std::uint64_t at = ring_.tail_from(position);
+        if (!ring_.is_room_at(at)) [[unlikely]] {
+            position = at;
+            const RingStatus status = search_room(position, failure);
+            if (status != RingStatus::ok) {
+                return status;
+            }
+            at = position;
         }
         before_queued();
-        std::uint64_t& word = item.word();
-        const std::uint32_t value = encode(item, set_queued(word, membership_owner_, options_.port_id));
-        while (!ring_.fill(position, value))
+        const std::uint64_t queued = set_queued(word, membership_owner_, options_.port_id);
+        const std::uint32_t value = name | (reference_generation(queued) & generation_mask);
+        while (!ring_.fill(at, value))
             [[unlikely]] {
-                status = find_room(position, failure);
+                position = at;
+                const RingStatus status = search_room(position, failure);
                 if (status != RingStatus::ok) {
                     set_held(word, membership_owner_);
                     return status;
                 }
+                at = position;
             }
-        ++position;
+        position = at + 1;
         return RingStatus::ok;
     }
 
@@ -208,29 +218,35 @@ public:
     [[nodiscard, gnu::always_inline]] RingStatus claim(std::uint64_t& position, Item& item, bool& cleared,
                                                        Failure& failure) noexcept {
         for (;;) {
-            std::uint64_t cell = 0;
-            const RingStatus status = ring_.find_item(position, cell);
-            if (status != RingStatus::ok) [[unlikely]] {
-                return status_of(status, failure);
+            std::uint64_t at = ring_.head_from(position);
+            std::uint64_t cell = ring_.load_cell(at);
+            if (!ring_.is_item_of(at, cell)) [[unlikely]] {
+                position = at;
+                std::uint64_t found = cell;
+                const RingStatus status = ring_.search_item(position, found);
+                if (status != RingStatus::ok) {
+                    return status_of(status, failure);
+                }
+                at = position;
+                cell = found;
             }
             if (!decode(cell, item)) [[unlikely]] {
                 failure = {errc::unknown_buffer, "ring cell: buffer"};
                 return RingStatus::corrupt;
             }
-            prefetch_for_write(&item.word());
-            prefetch_for_read(item.pool->payload(item.index));
             std::uint64_t& word = item.word();
+            prefetch_for_write(&word);
+            prefetch_for_read(item.pool->payload(item.index));
             const std::uint64_t seen = load_reference(word);
-            if (ring_.load_cell(position) != cell) [[unlikely]] {
+            if (ring_.load_cell(at) != cell) [[unlikely]] {
                 continue; // read again: `seen` may be of the buffer's next use, which is not this message
             }
-            const bool is_ours = item.is_queued_as(seen) && try_claim(word, seen, membership_owner_);
+            const bool is_queued = item.is_queued_as(seen);
+            const bool is_ours = __builtin_expect(is_queued, true) && try_claim(word, seen, membership_owner_);
             // Before the buffer is handed out: no reference is dropped or pushed on while a cell still names it.
-            cleared |= ring_.clear(position, cell);
-            ++position;
+            cleared |= ring_.clear(at, cell);
+            position = at + 1;
             if (is_ours) [[likely]] {
-                // The claim made the room: whoever cleared the cell for us may have been killed before it told anyone.
-                cleared = true;
                 return RingStatus::ok;
             }
         }
@@ -279,10 +295,7 @@ private:
     [[nodiscard]] std::uint64_t& member_word(PortEnd end, unsigned slot) const noexcept {
         return state_->members[static_cast<unsigned>(end)][slot];
     }
-    /// Moves `position` to the tail: ok, full, corrupt.
-    [[nodiscard]] RingStatus find_room(std::uint64_t& position, Failure& failure) noexcept {
-        return ring_.is_room_at_once(position) ? RingStatus::ok : search_room(position, failure);
-    }
+    /// Moves `position` from where there is no room to the tail: ok, full, corrupt.
     [[nodiscard]] RingStatus search_room(std::uint64_t& position, Failure& failure) noexcept;
 
     [[nodiscard]] static RingStatus status_of(RingStatus status, Failure& failure) noexcept {
@@ -547,7 +560,6 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
 
 [[gnu::always_inline]] inline PushResult Producer::push_reference(BufferPoolView& pool, std::uint32_t index,
                                                                   unsigned reference) noexcept {
-    const PortView::Item item{&pool, index, reference, 0};
     BufferHeader& header = pool.header(index);
     std::uint64_t bytes = 0;
     const auto before_queued = [&]() noexcept {
@@ -558,7 +570,8 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
                           port_->options().time_stamps ? static_cast<std::uint64_t>(monotonic_ns()) : 0);
         }
     };
-    const RingStatus status = port_->enqueue(position_, item, failure_, before_queued);
+    const RingStatus status = port_->enqueue(position_, BufferPoolView::reference(header, reference),
+                                             PortView::name_of(pool, index, reference), failure_, before_queued);
     if (status != RingStatus::ok) {
         // relaxed: the number that it was given goes to another message
         shared(header.is_numbered).store(0, std::memory_order_relaxed);

@@ -115,12 +115,15 @@ public:
     /// the item that last lap left in `cell` has been taken though the cell was not cleared; then it is cleared here.
     template <class IsTaken>
     [[nodiscard]] RingStatus find_room(std::uint64_t& position, IsTaken&& is_taken) noexcept {
-        return is_room_at_once(position) ? RingStatus::ok : search_room(position, is_taken);
+        position = tail_from(position);
+        return is_room_at(position) ? RingStatus::ok : search_room(position, is_taken);
     }
 
-    /// The usual case of find_room().
-    [[nodiscard]] bool is_room_at_once(std::uint64_t& position) const noexcept {
-        position = later(position, load_hint(state_->tail_hint));
+    /// The usual case of find_room(), for who keeps the position in a register: is_room_at(tail_from(position)).
+    [[nodiscard]] std::uint64_t tail_from(std::uint64_t position) const noexcept {
+        return later(position, load_hint(state_->tail_hint));
+    }
+    [[nodiscard]] bool is_room_at(std::uint64_t position) const noexcept {
         return load_cell(position) == empty_cell(position);
     }
 
@@ -151,10 +154,21 @@ public:
 
     /// Moves `position` to the head and says whether there is an item (ok, empty, corrupt), whose cell it returns.
     [[nodiscard]] RingStatus find_item(std::uint64_t& position, std::uint64_t& cell) noexcept {
-        position = later(position, load_hint(state_->head_hint));
+        position = head_from(position);
         cell = load_cell(position);
-        return turns_ahead(cell, empty_cell(position) | filled_bit) == 0 ? RingStatus::ok : search_item(position, cell);
+        return is_item_of(position, cell) ? RingStatus::ok : search_item(position, cell);
     }
+
+    /// The usual case of find_item(): is_item_of(head_from(position), cell).
+    [[nodiscard]] std::uint64_t head_from(std::uint64_t position) const noexcept {
+        return later(position, load_hint(state_->head_hint));
+    }
+    [[nodiscard]] bool is_item_of(std::uint64_t position, std::uint64_t cell) const noexcept {
+        return turns_ahead(cell, empty_cell(position) | filled_bit) == 0;
+    }
+
+    /// The other cases of find_item(): `cell` is what was read at `position`.
+    [[nodiscard]] RingStatus search_item(std::uint64_t& position, std::uint64_t& cell) noexcept;
 
     /// Publishes `position` as a hint once in a while, when it has come to it by one operation.
     void hint_tail(std::uint64_t position) noexcept { hint(state_->tail_hint, position); }
@@ -191,8 +205,6 @@ private:
     [[nodiscard]] static std::uint64_t later(std::uint64_t position, std::uint64_t hint) noexcept {
         return static_cast<std::int64_t>(hint - position) > 0 ? hint : position;
     }
-
-    [[nodiscard]] RingStatus search_item(std::uint64_t& position, std::uint64_t& cell) noexcept;
 
     /// The way from a handle's position to the ring's end. Bytes that no operation writes could send it around in
     /// circles: where it took more steps than an end can be away from the hint while the hint stands still, it stops.
