@@ -159,7 +159,7 @@ void pass_gate(const Stage& stage) {
     if (shared(board.sent_count).fetch_add(1, std::memory_order_relaxed) >= board.gate_limit) {
         static_cast<void>(wait_until(
             EventCount(board.gate_event), {}, deadline_never,
-            [&board](auto...) { return shared(board.gate_is_open).load(std::memory_order_seq_cst) != 0; }, [] {}));
+            [&board](Look) { return shared(board.gate_is_open).load(std::memory_order_seq_cst) != 0; }, [] {}));
     }
 }
 
