@@ -299,9 +299,8 @@ private:
     [[nodiscard]] RingStatus search_room(std::uint64_t& position, Failure& failure) noexcept;
 
     [[nodiscard]] static RingStatus status_of(RingStatus status, Failure& failure) noexcept {
-        if (status == RingStatus::corrupt) {
-            failure = {errc::corrupt, "ring cell: turn"};
-        }
+        // Full or empty is no failure, and an earlier one is over: an empty pop would look like it for ever.
+        failure = status == RingStatus::corrupt ? Failure{errc::corrupt, "ring cell: turn"} : Failure{};
         return status;
     }
 
@@ -443,7 +442,7 @@ public:
     std::size_t push(std::span<BufferPtr> buffers) noexcept;
 
     [[nodiscard]] PushResult last_result() const noexcept { return last_result_; }
-    /// Why the last call that failed did so; calls that succeed leave it as it is.
+    /// Why the last push that was PushResult::failed was so; pushes that succeed leave it as it is.
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
     /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
@@ -534,7 +533,7 @@ public:
         return result;
     }
 
-    /// Why the last call that failed did so; calls that succeed leave it as it is.
+    /// Why the last pop that got no message failed; none, where there was just no message.
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
     /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
