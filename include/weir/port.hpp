@@ -247,6 +247,8 @@ public:
             cleared |= ring_.clear(at, cell);
             position = at + 1;
             if (is_ours) [[likely]] {
+                // The claim made the room: whoever cleared the cell for us may have been killed before it told anyone.
+                cleared = true;
                 return RingStatus::ok;
             }
         }
