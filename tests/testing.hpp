@@ -274,6 +274,15 @@ inline void abandon(weir::BufferPtr buffer) noexcept {
     buffer.forget();
 }
 
+/// Leaves a handle behind as a killed process does: its destructor never runs. (It stays reachable for leak checkers.)
+template <class Handle>
+void abandon(std::unique_ptr<Handle> handle) {
+    static std::mutex mutex;
+    static auto& abandoned = *new std::vector<void*>;
+    const std::lock_guard lock(mutex);
+    abandoned.push_back(handle.release());
+}
+
 template <class Number>
 void write_number(const weir::BufferPtr& buffer, Number number) {
     std::memcpy(buffer.bytes().data(), &number, sizeof number);
