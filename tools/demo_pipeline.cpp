@@ -53,6 +53,7 @@ void stop_with_something_in_hand(const Process& worker) noexcept {
 Signals::Signals() {
     // Who started us may have left it ignored, and then the kernel would reap our children by itself.
     std::signal(SIGCHLD, SIG_DFL);
+    std::signal(SIGPIPE, SIG_IGN); // to be told of it, and clean up
     sigemptyset(&set_);
     sigaddset(&set_, SIGCHLD);
     for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
@@ -70,8 +71,9 @@ Signals::~Signals() {
 }
 
 void Signals::restore_in_child() const noexcept {
-    // A terminal's signals go to all of its processes; the parent ends its children itself.
-    for (const int number : {SIGINT, SIGHUP, SIGQUIT}) {
+    // A terminal's signals go to all of its processes, but the parent ends its children itself. A file that grows beyond
+    // the limit is to be an error.
+    for (const int number : {SIGINT, SIGHUP, SIGQUIT, SIGXFSZ}) {
         std::signal(number, SIG_IGN);
     }
     sigprocmask(SIG_SETMASK, &before_, nullptr);
@@ -88,6 +90,9 @@ Pipeline::Pipeline(const Plan& plan, const std::filesystem::path& output, const 
     : plan_(plan), output_(output), signals_(signals), memory_(plan), me_(memory_.table().join()),
       pool_(memory_.pool(me_)), ports_{memory_.loaded(me_, pool_), memory_.checked(me_, pool_)} {
     processes_.reserve(process_count_max);
+    for (std::size_t number = 0; number < ports_.size(); ++number) {
+        held_open_[number].emplace(ports_[number]);
+    }
     if (kill_seed) {
         std::mt19937 random(*kill_seed);
         const std::uint64_t half = plan.message_count / 2;
@@ -110,15 +115,21 @@ Pipeline::~Pipeline() {
 
 void Pipeline::start() {
     for (std::uint32_t number = 0; number < producer_count; ++number) {
-        start(fmt::format("producer {}", number + 1), number, produce);
+        start(Process::Role::producer, number);
     }
     for (std::uint32_t number = 0; number < worker_count; ++number) {
-        start(fmt::format("worker {}", number + 1), number, work);
+        start(Process::Role::worker, number);
     }
-    start("collector", 0, collect);
+    start(Process::Role::collector, 0);
 }
 
-void Pipeline::start(const std::string& name, std::uint32_t number, void (*stage)(const Stage&)) {
+void Pipeline::start(Process::Role role, std::uint32_t number) {
+    const bool is_producer = role == Process::Role::producer;
+    const bool is_worker = role == Process::Role::worker;
+    const std::string name = is_producer ? fmt::format("producer {}", number + 1)
+                             : is_worker ? fmt::format("worker {}", number + 1)
+                                         : "collector";
+    const auto stage = is_producer ? produce : is_worker ? work : collect;
     // The parent joins for the child, so that it knows what to reap whenever the child dies.
     const Membership member = memory_.table().join();
     ProcessReport& report = memory_.board().reports[processes_.size()];
@@ -141,7 +152,7 @@ void Pipeline::start(const std::string& name, std::uint32_t number, void (*stage
         }
         _exit(0);
     }
-    processes_.push_back({.name = name, .member = member, .report = &report, .pid = pid});
+    processes_.push_back({.name = name, .role = role, .member = member, .report = &report, .pid = pid});
 }
 
 bool Pipeline::run_on() {
@@ -179,6 +190,21 @@ void Pipeline::look_after_children() {
                                              tool::counted(result.freed_reference_count, "buffer")));
         }
     }
+    close_streams();
+}
+
+void Pipeline::close_streams() {
+    const auto any_runs = [this](Process::Role role) {
+        return std::ranges::any_of(processes_, [role](const Process& process) {
+            return process.role == role && process.state == Process::State::running;
+        });
+    };
+    if (!any_runs(Process::Role::producer)) {
+        held_open_[0].reset();
+    }
+    if (!any_runs(Process::Role::worker)) {
+        held_open_[1].reset();
+    }
 }
 
 void Pipeline::kill_a_worker() {
@@ -193,7 +219,7 @@ void Pipeline::kill_a_worker() {
     if (kill_->reaped.error) {
         leftovers_.push_back(fmt::format("reaping the {}: {}", victim.name, kill_->reaped.error.message()));
     }
-    start(fmt::format("worker {}", worker_count + 1), worker_count, work);
+    start(Process::Role::worker, worker_count);
     Board& board = memory_.board();
     shared(board.gate_is_open).store(1, std::memory_order_seq_cst);
     EventCount(board.gate_event).notify();

@@ -40,9 +40,11 @@ private:
 };
 
 struct Process {
+    enum class Role : std::uint8_t { producer, worker, collector };
     enum class State : std::uint8_t { running, done, killed, failed };
 
     std::string name;
+    Role role;
     Membership member;
     const ProcessReport* report = nullptr;
     pid_t pid = -1;
@@ -94,8 +96,9 @@ public:
 private:
     static constexpr std::size_t collector_number = producer_count + worker_count;
 
-    void start(const std::string& name, std::uint32_t number, void (*stage)(const Stage&));
+    void start(Process::Role role, std::uint32_t number);
     void look_after_children();
+    void close_streams();
     void kill_a_worker();
     [[nodiscard]] std::string why_it_failed() const;
 
@@ -106,6 +109,9 @@ private:
     Membership me_;
     BufferPool pool_;
     std::array<Port, 2> ports_;
+    /// A stream is at its end when its producers are gone, also where others are only about to come: one that starts late
+    /// would find nobody there. So the parent keeps both streams open until all who push into them have ended.
+    std::array<std::optional<Producer>, 2> held_open_;
     std::vector<Process> processes_;
     std::optional<Kill> kill_;
     int ended_by_signal_ = 0;

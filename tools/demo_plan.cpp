@@ -51,8 +51,11 @@ PlannedFile named_file(const std::string& name) {
         throw UsageError(fmt::format("{} cannot be read: {}", tool::printable(name), std::strerror(errno)));
     }
     const auto size_bytes = static_cast<std::uint64_t>(status.st_size);
-    return {
-        .path = name, .copy_name = fs::path(name).filename().string(), .bytes = size_bytes, .size_bytes = size_bytes};
+    return {.path = name,
+            .label = tool::printable(name),
+            .copy_name = fs::path(name).filename().string(),
+            .bytes = size_bytes,
+            .size_bytes = size_bytes};
 }
 
 /// The folder that the C library was loaded from.
@@ -76,6 +79,7 @@ void find_files(const fs::path& folder, std::vector<PlannedFile>& found) {
             seen.emplace(status.st_dev, status.st_ino).second) {
             const auto size_bytes = static_cast<std::uint64_t>(status.st_size);
             found.push_back({.path = entries->path(),
+                             .label = tool::printable(entries->path().filename().native()),
                              .copy_name = entries->path().filename().string(),
                              .bytes = size_bytes,
                              .size_bytes = size_bytes});
@@ -162,8 +166,9 @@ std::uint64_t chunk_count(std::uint64_t bytes, std::uint64_t chunk_bytes) {
 /// Cuts files into parts, where there are fewer files than producers.
 void cut(Plan& plan) {
     std::uint64_t part_count = plan.files.size();
+    /// How many chunks the largest part of a file has.
     const auto part_chunks = [&plan](const PlannedFile& file) {
-        return chunk_count(file.bytes, plan.chunk_bytes) / file.part_count;
+        return (chunk_count(file.bytes, plan.chunk_bytes) + file.part_count - 1) / file.part_count;
     };
     while (part_count < producer_count) {
         const auto largest = std::ranges::max_element(plan.files, {}, part_chunks);

@@ -24,6 +24,7 @@ public:
 
 struct PlannedFile {
     std::filesystem::path path;
+    std::string label;            ///< what it is called in a table
     std::string copy_name;        ///< unique among the files
     std::uint64_t bytes = 0;      ///< what is streamed of it
     std::uint64_t size_bytes = 0; ///< what it has

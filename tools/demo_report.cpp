@@ -13,11 +13,7 @@ namespace weir::demo {
 namespace {
 
 constexpr std::size_t file_line_max = 16;
-constexpr std::size_t file_name_width_max = 28;
-
-std::string file_name(const PlannedFile& file) {
-    return tool::printable(file.path.filename().native());
-}
+constexpr std::size_t label_width_max = 28;
 
 double percent(std::uint64_t part, std::uint64_t whole) {
     return whole == 0 ? 100 : 100 * static_cast<double>(part) / static_cast<double>(whole);
@@ -30,11 +26,11 @@ double seconds(std::int64_t duration_ns) {
 } // namespace
 
 std::string describe_plan(const Plan& plan, const SharedMemory& memory) {
-    std::string text = fmt::format(
-        "{}, {}, in {} of 64 KiB\n"
-        "{} producers -> port -> {} workers -> port -> 1 collector, {} buffers in one shared segment of {}\n",
-        tool::counted(plan.files.size(), "file"), tool::sized(plan.bytes), tool::counted(plan.message_count, "message"),
-        producer_count, worker_count, pool_options.buffer_count, tool::sized(memory.size_bytes()));
+    std::string text = fmt::format("{}, {}, as {} of up to 64 KiB\n"
+                                   "{} producers -> port -> {} workers -> port -> collector; {} buffers, {} shared\n",
+                                   tool::counted(plan.files.size(), "file"), tool::sized(plan.bytes),
+                                   tool::counted(plan.message_count, "message"), producer_count, worker_count,
+                                   pool_options.buffer_count, tool::sized(memory.size_bytes()));
     if (plan.left_out_count > 0) {
         text += fmt::format("--bytes-max leaves out {}\n", tool::counted(plan.left_out_count, "file"));
     }
@@ -157,8 +153,8 @@ std::string Report::file_table() const {
             producers += fmt::format("{}{}", producers.empty() ? "" : " ", part.producer + 1);
         }
         const PartResult& result = pipeline_.memory().results()[file.first_part];
-        table.add({tool::shortened(file_name(file), file_name_width_max), tool::sized(file.bytes),
-                   tool::grouped(message_count), producers,
+        table.add({tool::shortened(file.label, label_width_max), tool::sized(file.bytes), tool::grouped(message_count),
+                   producers,
                    result.verdict != Verdict::equal ? "-"
                    : file.part_count > 1            ? fmt::format("{} digests", file.part_count)
                                                     : tool::hexadecimal(result.digest).substr(0, 16) + "..",

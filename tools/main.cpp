@@ -20,10 +20,10 @@ constexpr int exit_usage = 2;
 constexpr const char* weir_notes = "Example:\n"
                                    "  weir demo --kill    stream files through processes, and kill one of them";
 
-constexpr const char* demo_notes = "Three producer processes read the files into buffers of 64 KiB and push them into\n"
-                                   "a port; two workers take them, checksum them in place and push the same buffers\n"
-                                   "on; a collector writes copies and compares them with the originals by SHA-256.\n\n"
-                                   "Exit status: 0 all is well; 1 a byte differs or something broke; 2 wrong usage.\n\n"
+constexpr const char* demo_notes = "Three producer processes read the files into buffers of 64 KiB and push them\n"
+                                   "into a port; two workers take them, checksum them in place and push the same\n"
+                                   "buffers on; a collector writes copies, compared with the originals by SHA-256.\n\n"
+                                   "Exit status: 0 all is well, 1 a byte differs or something broke, 2 wrong usage\n\n"
                                    "Examples:\n"
                                    "  weir demo                                  the system's largest libraries\n"
                                    "  weir demo --kill                           the same, and a worker is killed\n"
@@ -36,20 +36,20 @@ bool has_verb(const CLI::App& app, const std::string& name) {
 } // namespace
 
 int main(int argument_count, char** arguments) {
-    CLI::App app("weir: buffers between processes, through shared memory, without locks and without copies.", "weir");
+    CLI::App app("weir: buffers between processes, in shared memory, without locks or copies.", "weir");
     app.set_version_flag("--version", "weir " WEIR_VERSION);
     app.require_subcommand(1);
     app.footer(weir_notes);
 
     weir::demo::DemoOptions options;
-    CLI::App* demo = app.add_subcommand("demo", "Stream files through several processes without copying them");
-    demo->add_option("FILE", options.files, "Files to stream; by default the largest of the\nsystem's library folder")
+    CLI::App* demo = app.add_subcommand("demo", "Stream files through processes without copies");
+    demo->add_option("FILE", options.files, "Files to stream; by default the largest of\nthe system's library folder")
         ->type_name("");
     CLI::Option* kill = demo->add_flag(
         "--kill", options.kill, "Kill a worker half-way (SIGKILL), start another,\nand tell what it had claimed");
     std::string bytes_max;
-    demo->add_option("--bytes-max", bytes_max, "Stream no more than this in all, for example 64MB")->type_name("N");
-    demo->add_option("--keep", options.keep, "Write the copies to this folder, new or empty, and\nkeep them")
+    demo->add_option("--bytes-max", bytes_max, "Stream no more than this in all, as 64MB")->type_name("N");
+    demo->add_option("--keep", options.keep, "Write the copies to this folder, new or empty,\nand keep them")
         ->type_name("DIR");
     demo->add_option("--seed", options.seed, "Which worker --kill takes, and when")->type_name("N")->needs(kill);
     demo->footer(demo_notes);
@@ -77,7 +77,7 @@ int main(int argument_count, char** arguments) {
     }
     try {
         const int status = weir::demo::run_demo(options);
-        if (std::fflush(stdout) != 0) {
+        if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
             fmt::print(stderr, "weir: cannot write the results to the standard output\n");
             return exit_failed;
         }

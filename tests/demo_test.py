@@ -1,0 +1,370 @@
+#!/usr/bin/env python3
+"""Drives `weir demo` as its users do: with files that exist and files that do not, and with kills from all sides.
+
+    tests/demo_test.py --weir build/tools/weir [NAME...]
+"""
+
+import argparse
+import hashlib
+import os
+import pathlib
+import pty
+import random
+import re
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+weir = ""
+
+CHUNK = 65536 - 128  # the bytes of a file that one buffer carries
+LARGE = 150_000_000  # takes long enough to do something to it on the way
+PROCESSES = {"weir producer 1", "weir producer 2", "weir producer 3", "weir worker 1", "weir worker 2",
+             "weir collector"}
+
+
+def processes_of(session):
+    """The processes of a session that still run, by their pid."""
+    found = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                name, rest = re.fullmatch(r"\d+ \((.*)\) (.*)\n", (entry / "stat").read_text(), re.S).groups()
+            except OSError:
+                continue
+            state, fields = rest.split()[0], rest.split()
+            if int(fields[3]) == session and state not in "ZX":
+                found[int(entry.name)] = name
+    return found
+
+
+class Demo(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="weir-demo-test-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.scratch = self.folder / "scratch"  # where the demo makes its temporary folders
+        self.scratch.mkdir()
+        self.environment = dict(os.environ, TMPDIR=str(self.scratch))
+
+    def file(self, name, content):
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
+
+    def holes(self, name, size):
+        path = self.folder / name
+        with open(path, "wb") as file:
+            file.truncate(size)
+        return path
+
+    def run_demo(self, *arguments, status=0, **options):
+        result = subprocess.run([weir, "demo", *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        self.assertEqual(result.returncode, status, result.stdout + result.stderr)
+        self.assertEqual(list(self.scratch.iterdir()), [], "the temporary folder is still there")
+        return result
+
+    def start_demo(self, *arguments, **options):
+        """Runs it in a session of its own, until all of its processes are there."""
+        demo = subprocess.Popen([weir, "demo", *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                **options)
+        self.addCleanup(demo.stdout.close)
+        self.addCleanup(demo.stderr.close)
+        self.addCleanup(demo.wait)
+        self.addCleanup(lambda: demo.poll() is None and demo.kill())
+        while not PROCESSES <= set(processes_of(demo.pid).values()):
+            self.assertIsNone(demo.poll(), "it ended early")
+            time.sleep(0.005)
+        return demo
+
+    def pid(self, demo, name):
+        return next(pid for pid, found in processes_of(demo.pid).items() if found == name)
+
+    def assert_gone(self, demo):
+        while processes_of(demo.pid):  # a watchdog is over us
+            time.sleep(0.005)
+
+    def missing_chunks(self, output):
+        """What the demo says is missing: (path, first byte, last byte)."""
+        number = lambda text: int(text.replace(",", ""))
+        return [(path, number(first), number(last)) for path, first, last in
+                re.findall(r"^  message [\d,]+ of producer \d: (.*), bytes ([\d,]+) to ([\d,]+)$", output, re.M)]
+
+    # --- What it is for -------------------------------------------------------------------------------------------
+
+    def test_copies_are_equal_whatever_the_sizes(self):
+        sizes = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 65536, 5_000_000, 12_345_678]
+        files = [self.file(f"{size}.bin", os.urandom(size)) for size in sizes]
+        kept = self.folder / "kept"
+        output = self.run_demo(*files, "--keep", kept).stdout
+        self.assertEqual(sorted(path.name for path in kept.iterdir()), sorted(path.name for path in files))
+        for path in files:
+            self.assertEqual((kept / path.name).read_bytes(), path.read_bytes(), path.name)
+            self.assertIn(hashlib.sha256(path.read_bytes()).hexdigest()[:16], output)
+        messages = sum(max(1, -(-size // CHUNK)) for size in sizes)
+        self.assertIn(f"{messages} of {messages} messages arrived, each once; all bytes are equal by SHA-256", output)
+        self.assertIn(f"no buffer moved: its offset was the producer's in {2 * messages} looks", output)
+        self.assertIn("all 64 buffers are free again", output)
+
+    def test_one_file_goes_through_all_three_producers(self):
+        path = self.file("alone", os.urandom(3_000_000))
+        output = self.run_demo(path).stdout
+        for number in (1, 2, 3):
+            messages = re.search(rf"^  producer {number} +\d+ +(\d+) ", output, re.M).group(1)
+            self.assertGreater(int(messages), 10, output)
+
+    def test_the_same_file_twice_gives_two_copies(self):
+        path = self.file("twice", os.urandom(100_000))
+        kept = self.folder / "kept"
+        self.run_demo(path, path, "--keep", kept)
+        self.assertEqual((kept / "twice").read_bytes(), path.read_bytes())
+        self.assertEqual((kept / "twice.2").read_bytes(), path.read_bytes())
+
+    def test_many_small_files(self):
+        files = [self.file(f"{number}", b"%d" % number) for number in range(500)]
+        kept = self.folder / "kept"
+        output = self.run_demo(*files, "--keep", kept).stdout
+        self.assertIn("500 of 500 messages arrived", output)
+        for path in files:
+            self.assertEqual((kept / path.name).read_bytes(), path.read_bytes())
+
+    def test_without_files_it_takes_the_systems_libraries(self):
+        output = self.run_demo("--bytes-max", "3MB").stdout
+        self.assertRegex(output, r"^\d+ files?, [\d.]+ .?i?B, as ")
+        self.assertIn("all bytes are equal by SHA-256", output)
+
+    def test_bytes_max_cuts_what_is_named(self):
+        first = self.file("first", os.urandom(300_000))
+        second = self.file("second", os.urandom(300_000))
+        third = self.file("third", os.urandom(300_000))
+        kept = self.folder / "kept"
+        output = self.run_demo(first, second, third, "--bytes-max", 400_000, "--keep", kept).stdout
+        self.assertEqual((kept / "first").read_bytes(), first.read_bytes())
+        self.assertEqual((kept / "second").read_bytes(), second.read_bytes()[:100_000])
+        self.assertFalse((kept / "third").exists())
+        self.assertIn("leaves out 1 file", output)
+
+    # --- A worker dies --------------------------------------------------------------------------------------------
+
+    def test_a_killed_worker_takes_along_what_it_had_claimed_and_nothing_else(self):
+        files = [self.file(f"{number}.bin", os.urandom(4_000_000)) for number in range(4)]
+        seeds = random.randrange(1_000_000)
+        claimed_count = 0
+        for seed in range(seeds, seeds + 20):
+            kept = self.folder / "kept"
+            output = self.run_demo("--kill", "--seed", seed, "--keep", kept, *files).stdout
+            self.assertRegex(output, rf"worker \d \(process \d+\) was killed when .* --seed {seed}\n")
+            missing = self.missing_chunks(output)
+            claimed_count += len(missing)
+            self.assertIn(f"it had claimed {len(missing)} message{'s' if len(missing) > 1 else ''}, sent"
+                          if missing else "it had claimed no message", output)
+            for path in files:
+                wanted = bytearray(path.read_bytes())
+                for _, first, last in (chunk for chunk in missing if chunk[0] == str(path)):
+                    self.assertEqual(first % CHUNK, 0)
+                    wanted[first:last + 1] = bytes(last + 1 - first)
+                self.assertEqual((kept / path.name).read_bytes(), wanted, f"seed {seed}: {path.name}\n{output}")
+            self.assertEqual(output.count(" killed\n"), 1, output)
+            self.assertRegex(output, r"(?m)^  worker 3 ")
+            self.assertIn("all 64 buffers are free again", output)
+            shutil.rmtree(kept)
+            if claimed_count >= 3:
+                return
+        self.fail(f"no worker had claimed anything in 20 kills from seed {seeds} on")
+
+    def test_a_kill_comes_before_the_end_however_little_there_is(self):
+        for size in (0, 1, CHUNK + 1, 3 * CHUNK):
+            output = self.run_demo("--kill", self.file("little", os.urandom(size))).stdout
+            self.assertIn(" was killed when ", output)
+            self.assertRegex(output, r"all (other )?bytes are equal by SHA-256")
+
+    # --- What goes wrong ------------------------------------------------------------------------------------------
+
+    def test_a_byte_that_differs_is_found(self):
+        path = self.holes("holes", LARGE)
+        demo = self.start_demo(path)
+        producers = [self.pid(demo, f"weir producer {number}") for number in (1, 2, 3)]
+        copy = None
+        while copy is None or copy.stat().st_blocks == 0:
+            self.assertIsNone(demo.poll(), "it ended early")
+            copy = next(self.scratch.glob("weir-demo-*/holes"), None)
+        for pid in producers:
+            os.kill(pid, signal.SIGSTOP)  # the end waits for us
+        with open(copy, "r+b") as file:
+            place = os.lseek(file.fileno(), 0, os.SEEK_DATA)
+            file.seek(place)
+            file.write(b"x")
+        for pid in producers:
+            os.kill(pid, signal.SIGCONT)
+        output, errors = demo.communicate()
+        self.assertEqual(demo.returncode, 1, output + errors)
+        self.assertIn(f"weir: {path} and its copy differ", errors)
+        self.assertIn("DIFFERS", output)
+        self.assertNotIn("equal by SHA-256", output)
+        self.assertEqual(list(self.scratch.iterdir()), [])
+
+    def test_usage_errors_come_before_anything_starts(self):
+        good = self.file("good", b"good")
+        (self.folder / "full").mkdir()
+        self.file("full/something", b"")
+        for arguments, words in [
+            ([self.folder], "is a directory"),
+            ([self.folder / "none"], "No such file"),
+            (["/dev/null"], "not a regular file"),
+            ([good, "--bytes-max", "0"], "is no size"),
+            ([good, "--bytes-max=-1"], "is no size"),
+            ([good, "--bytes-max", "many"], "is no size"),
+            ([good, "--seed", "1"], "--kill"),
+            ([good, "--seed", "x", "--kill"], "--seed"),
+            ([good, "--keep", self.folder / "full"], "something in it"),
+            ([good, "--keep", good], "Not a directory"),
+            ([good, "--frobnicate"], "--frobnicate"),
+        ]:
+            with self.subTest(arguments=arguments):
+                result = self.run_demo(*arguments, status=2)
+                self.assertEqual(result.stdout, "")
+                self.assertIn(words, result.stderr)
+
+    def test_a_file_that_must_not_be_read_is_named_before_anything_starts(self):
+        path = self.file("secret", b"secret")
+        path.chmod(0)
+        if os.geteuid() != 0:
+            result = self.run_demo(path, status=2)
+        else:
+            # Root reads everything: somebody else is asked, with a program that they may run.
+            self.folder.chmod(0o755)
+            self.scratch.chmod(0o777)
+            if subprocess.run([weir, "--version"], user=65534, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL).returncode != 0:
+                self.skipTest("another user cannot run this build")
+            result = self.run_demo(path, status=2, user=65534, extra_groups=[])
+        self.assertIn("secret cannot be read: Permission denied", result.stderr)
+
+    def test_files_that_are_not_what_they_say(self):
+        result = self.run_demo("/proc/cpuinfo", status=1)
+        self.assertRegex(result.stderr, r"weir: producer \d: /proc/cpuinfo says that it is empty, and is not")
+
+    def test_a_disk_that_is_full(self):
+        path = self.file("large", os.urandom(3_000_000))
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+        result = self.run_demo(path, status=1, preexec_fn=limit)
+        self.assertRegex(result.stderr, r"weir: collector: cannot write .*/large: File too large; make room")
+
+    def test_no_room_for_the_copies(self):
+        room = shutil.disk_usage(self.scratch).free
+        path = self.holes("huge", min(4 * room, (1 << 43)))
+        result = self.run_demo(path, status=2)
+        self.assertIn("the copies need", result.stderr)
+
+    def test_a_process_that_somebody_kills_is_named(self):
+        for name in ("producer 2", "worker 1", "collector"):
+            with self.subTest(name=name):
+                demo = self.start_demo(self.holes("holes", LARGE))
+                os.kill(self.pid(demo, "weir " + name), signal.SIGKILL)
+                output, errors = demo.communicate()
+                self.assertEqual(demo.returncode, 1, output + errors)
+                self.assertRegex(errors, rf"weir: {name} \(process \d+\) was killed by signal 9 \(Killed\)")
+                self.assert_gone(demo)
+                self.assertEqual(list(self.scratch.iterdir()), [])
+
+    def test_interrupted_from_the_terminal_it_leaves_nothing_behind(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(signal=number):
+                demo = self.start_demo(self.holes("holes", LARGE))
+                os.killpg(demo.pid, number)
+                demo.communicate()
+                self.assertEqual(demo.returncode, -number)
+                self.assert_gone(demo)
+                self.assertEqual(list(self.scratch.iterdir()), [])
+
+    def test_its_processes_die_with_it(self):
+        demo = self.start_demo(self.holes("holes", LARGE))
+        demo.kill()
+        demo.communicate()
+        self.assert_gone(demo)
+
+    def test_a_stopped_worker_holds_nobody_up_but_what_it_has_claimed(self):
+        demo = self.start_demo(self.holes("holes", LARGE))
+        stopped = self.pid(demo, "weir worker 1")
+        os.kill(stopped, signal.SIGSTOP)
+        while any(name.startswith("weir producer") for name in processes_of(demo.pid).values()):
+            self.assertIsNone(demo.poll(), "it ended early")  # the producers end: the other worker takes everything
+            time.sleep(0.005)
+        os.kill(stopped, signal.SIGCONT)
+        output, errors = demo.communicate()
+        self.assertEqual(demo.returncode, 0, output + errors)
+        self.assertIn("all bytes are equal by SHA-256", output)
+
+    # --- What one sees --------------------------------------------------------------------------------------------
+
+    def test_on_a_terminal_a_line_tells_how_far_it_is(self):
+        terminal, other_end = pty.openpty()
+        demo = subprocess.Popen([weir, "demo", self.holes("holes", 100_000_000)], stderr=other_end,
+                                stdout=subprocess.DEVNULL, env=dict(self.environment, TERM="xterm"))
+        os.close(other_end)
+        shown = b""
+        while True:
+            select.select([terminal], [], [])
+            try:
+                more = os.read(terminal, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not more:
+                break
+            shown += more
+        os.close(terminal)
+        self.assertEqual(demo.wait(), 0)
+        self.assertRegex(shown, rb"\r +\d+%  [\d.]+ .i?B of 95.4 MiB  [\d.]+ .?i?B/s  \d+ of 64 buffers in flight")
+        self.assertTrue(shown.endswith(b"\r\x1b[K"), "the line is taken away at the end")
+
+    def test_in_a_pipe_no_line_is_rewritten(self):
+        result = self.run_demo(self.holes("holes", 20_000_000))
+        self.assertNotIn("\r", result.stdout + result.stderr)
+        self.assertNotIn("\x1b", result.stdout + result.stderr)
+
+    def test_nobody_reads_what_it_prints(self):
+        path = self.file("some", os.urandom(100_000))
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        with open("/dev/full", "w") as full, os.fdopen(write_end, "w") as broken:
+            for where in (full, broken):
+                result = subprocess.run([weir, "demo", path], stdout=where, stderr=subprocess.PIPE, text=True,
+                                        env=self.environment)
+                self.assertEqual(result.returncode, 1, result.stderr)
+                self.assertIn("cannot write", result.stderr)
+                self.assertEqual(list(self.scratch.iterdir()), [])
+
+    def test_the_help_fits_a_screen_and_has_examples(self):
+        for arguments in (["--help"], ["demo", "--help"]):
+            result = subprocess.run([weir, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+            lines = result.stdout.split("\n")
+            self.assertLessEqual(len(lines), 30)
+            self.assertLessEqual(max(map(len, lines)), 80)
+            self.assertIn("weir demo --kill", result.stdout)
+        self.assertRegex(subprocess.run([weir, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout,
+                         r"^weir \d+\.\d+\.\d+\n$")
+
+    def test_a_verb_that_does_not_exist(self):
+        for arguments in ([], ["frobnicate"], ["--frobnicate"]):
+            result = subprocess.run([weir, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("--help" if arguments else "Usage", result.stderr)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--weir", required=True)
+    parser.add_argument("names", nargs="*", help="tests to run, all by default")
+    arguments = parser.parse_args()
+    weir = os.path.abspath(arguments.weir)
+    unittest.main(argv=[sys.argv[0], *(f"Demo.{name}" for name in arguments.names)], verbosity=2)
