@@ -18,12 +18,18 @@ std::uint32_t tag_of(Role role, std::uint32_t number) {
     return 1000 + 100 * role + number;
 }
 
-std::vector<Event> maybe_pushes(Role role, std::uint32_t count) {
-    std::vector<Event> events;
+using Attempts = std::vector<Log::Entry>;
+
+Attempts maybe_pushes(Role role, std::uint32_t count) {
+    Attempts attempts;
     for (std::uint32_t i = 0; i < count; ++i) {
-        events.push_back({What::maybe_push, tag_of(role, i)});
+        attempts.push_back({main_port, {What::maybe_push, tag_of(role, i)}});
     }
-    return events;
+    return attempts;
+}
+
+Attempts maybe_pops(std::size_t count) {
+    return Attempts(count, Log::Entry{main_port, {What::maybe_pop, 0}});
 }
 
 std::vector<std::uint32_t> without_first(std::vector<std::uint32_t> tags, std::size_t count) {
@@ -56,7 +62,7 @@ struct Operation {
     ActorWork prepare;
     ActorWork operation;
     ActorWork afterwards;
-    std::function<std::vector<Event>(Role)> attempted = [](Role) { return std::vector<Event>{}; };
+    std::function<Attempts(Role)> attempted = [](Role) { return Attempts{}; };
 };
 
 void expect_own(Actor& actor, const weir::BufferPtr& buffer) {
@@ -111,10 +117,7 @@ Operation push_operation() {
 Operation pop_operation() {
     return {"pop", [](Actor& actor) { actor.attach(); },
             [](Actor& actor) { actor.buffer = actor.in[main_port]->try_pop(); },
-            [](Actor& actor) { actor.note_popped(main_port, actor.buffer); },
-            [](Role) {
-                return std::vector<Event>{{What::maybe_pop, 0}};
-            }};
+            [](Actor& actor) { actor.note_popped(main_port, actor.buffer); }, [](Role) { return maybe_pops(1); }};
 }
 
 Operation push_batch_operation() {
@@ -152,9 +155,7 @@ Operation pop_batch_operation() {
                     actor.note(main_port, {What::pop_empty, 0});
                 }
             },
-            [](Role) {
-                return std::vector<Event>(3, Event{What::maybe_pop, 0});
-            }};
+            [](Role) { return maybe_pops(3); }};
 }
 
 void do_it(Definition& definition, const Operation& operation) {
@@ -307,7 +308,6 @@ HelperSpec claiming_consumer(HelperSpec::Fate fate) {
     spec.operation = pop.operation;
     spec.afterwards = pop.afterwards;
     spec.there = [](World& world) { return world.has_claimed_cell(main_port); };
-    spec.attempted = pop.attempted(helper);
     spec.fate = fate;
     return spec;
 }
@@ -336,7 +336,6 @@ HelperSpec dead_producer() {
     spec.operation = push.operation;
     spec.afterwards = push.afterwards;
     spec.there = [](World& world) { return world.has_unlisted_word(extra); };
-    spec.attempted = push.attempted(extra);
     return spec;
 }
 
@@ -427,6 +426,46 @@ Definition allocate_case() {
 
 constexpr std::uint32_t contended_index = 12;
 
+// Whenever the victim has read one of the words 1 to 3 of the contended buffer, the buffer's holder moves its only
+// reference there: each single reading finds a word FREE, though one of them is in use at any time.
+void hide_behind_the_reader(World& world, Child& child) {
+    Actor holder(world, helper);
+    weir::BufferPoolView& view = holder.pool.view();
+    // the processor can watch four words: of twelve, some in both lines
+    const unsigned last = world.references() - 1;
+    const std::vector<unsigned> numbers = {1, 2, last == 3 ? 0U : 6U, last};
+    std::vector<const std::uint64_t*> words;
+    for (const unsigned number : numbers) {
+        words.push_back(&view.reference(contended_index, number));
+    }
+    unsigned mine = last;
+    std::size_t accessed = 0;
+    for (int moves = 0; child.run_to_access(words, accessed) == Stop::stepped; ++moves) {
+        const unsigned read = numbers[accessed];
+        if (moves == 10'000) {
+            world.find("try_allocate() goes on for ever against a holder that hides");
+            return;
+        }
+        if (read == 0 || read == mine || !weir::is_free(world.word(contended_index, read))) {
+            continue;
+        }
+        // clones take the lowest word that is free: so many of them until it is the wanted one
+        std::vector<unsigned> clones;
+        unsigned number = 0;
+        do {
+            if (!view.try_clone(contended_index, number)) {
+                world.find("no word is left for a clone");
+                return;
+            }
+            clones.push_back(number);
+        } while (number != read);
+        clones.back() = std::exchange(mine, number);
+        for (const unsigned other : clones) {
+            view.drop(contended_index, other);
+        }
+    }
+}
+
 Definition allocate_contended_case() {
     Definition it;
     it.name = "allocate_contended";
@@ -452,13 +491,13 @@ Definition allocate_contended_case() {
         if (!view.try_take(contended_index)) {
             world.find("the set-up cannot take the contended buffer");
         }
-        for (unsigned expected = 1; expected < references_per_buffer; ++expected) {
+        for (unsigned expected = 1; expected < world.references(); ++expected) {
             unsigned number = 0;
             if (!view.try_clone(contended_index, number) || number != expected) {
                 world.find("the set-up cannot clone");
             }
         }
-        for (unsigned number = 0; number + 1 < references_per_buffer; ++number) {
+        for (unsigned number = 0; number + 1 < world.references(); ++number) {
             view.drop(contended_index, number);
         }
         ++world.kept;
@@ -468,7 +507,7 @@ Definition allocate_contended_case() {
     it.stages = 0; // it takes a candidate and gives it back, so it goes to and fro
     const Act hop = act_as(helper, "its holder clones to a lower word and drops the higher", [](Actor& actor) {
         weir::BufferPoolView& view = actor.pool.view();
-        for (unsigned number = 0; number < references_per_buffer; ++number) {
+        for (unsigned number = 0; number < actor.world.references(); ++number) {
             const std::uint64_t word = actor.world.word(contended_index, number);
             if (weir::reference_state(word) == ReferenceState::held && weir::Owner::of(word) == actor.me.owner()) {
                 unsigned lower = 0;
@@ -483,6 +522,15 @@ Definition allocate_contended_case() {
         actor.box.fail("the holder of a buffer lost it");
     });
     it.scripts = {hop, both(hop, hop), take_all()};
+    it.opponents = {{"its holder hides in the word that was read last", hide_behind_the_reader}};
+    return it;
+}
+
+Definition allocate_contended_12_case() {
+    Definition it = allocate_contended_case();
+    it.name = "allocate_contended_12";
+    it.what = "the same in a pool with 12 references a buffer";
+    it.references = 12;
     return it;
 }
 
@@ -599,10 +647,7 @@ Definition push_claimed_cell_case() {
     it.queued = 4;
     it.helpers = {claiming_consumer(HelperSpec::Fate::either)};
     do_it(it, push_operation());
-    it.stage = [](World& world) {
-        const std::vector<std::uint32_t> rest = without_first(world.before, 1);
-        return which(world, {rest, with(rest, victim, 1)});
-    };
+    it.stage = [](World& world) { return which(world, {world.before, with(world.before, victim, 1)}); };
     it.stages = 2;
     // Ends with the claimed message's buffer QUEUED in another cell, with the low generation bits of its first message,
     // while the port was never full.
@@ -643,7 +688,8 @@ Definition push_drop_oldest_case() {
         }
         note_pushed(actor, tag_of(actor.role, 0));
     };
-    it.attempted = {{What::maybe_pop, 0}, {What::maybe_push, tag_of(victim, 0)}};
+    it.attempted = maybe_pops(1);
+    it.attempted.push_back({main_port, {What::maybe_push, tag_of(victim, 0)}});
     it.stage = [](World& world) {
         const std::vector<std::uint32_t> rest = without_first(world.before, 1);
         return which(world, {world.before, rest, with(rest, victim, 1)});
@@ -684,9 +730,7 @@ Definition pop_behind_claim_case() {
     it.queued = 3;
     it.helpers = {claiming_consumer(HelperSpec::Fate::either)};
     do_it(it, pop_operation());
-    it.stage = [](World& world) {
-        return which(world, {without_first(world.before, 1), without_first(world.before, 2)});
-    };
+    it.stage = [](World& world) { return which(world, {world.before, without_first(world.before, 1)}); };
     it.stages = 2;
     it.scripts = {both(let_go_on(helper), rotate_dropping(10)), rotate_forward(15), drain(), laps()};
     return it;
@@ -728,6 +772,59 @@ Definition pop_batch_case() {
     return it;
 }
 
+Definition fan_out_case() {
+    Definition it;
+    it.name = "fan_out";
+    it.what = "one buffer goes into two ports, three times in all; copies take further references";
+    it.hot_path = true;
+    it.queued = 1;
+    it.prepare = [](Actor& actor) {
+        actor.attach();
+        actor.buffer = actor.make(tag_of(victim, 0));
+        // the first copy of a process allocates private memory for all: not in the operation
+        const weir::BufferPtr copy = actor.buffer; // NOLINT(performance-unnecessary-copy-initialization)
+    };
+    it.operation = [](Actor& actor) {
+        for (const unsigned port : {main_port, other_port}) {
+            actor.fanned[port] = actor.out[port]->try_push(weir::BufferPtr(actor.buffer));
+        }
+        actor.pushed = actor.out[main_port]->try_push(std::move(actor.buffer));
+    };
+    it.afterwards = [](Actor& actor) {
+        for (const unsigned port : {main_port, other_port}) {
+            if (actor.fanned[port] == PushResult::ok) {
+                actor.note(port, {What::push, tag_of(victim, 0)});
+            } else {
+                actor.box.expect(actor.fanned[port] == PushResult::full, "a push failed");
+                actor.note(port, {What::push_full, 0});
+            }
+        }
+        note_pushed(actor, tag_of(victim, 0));
+    };
+    const Event maybe{What::maybe_push, tag_of(victim, 0)};
+    it.attempted = {{main_port, maybe}, {other_port, maybe}, {main_port, maybe}};
+    it.stage = [](World& world) {
+        const auto pushed = [&world](unsigned port) {
+            return static_cast<int>(std::ranges::count(world.content(port), tag_of(victim, 0)));
+        };
+        const int in_main = pushed(main_port);
+        const int in_other = pushed(other_port);
+        // the first goes to the main port, the second to the other one, the third to the main port
+        return (in_other == 0 && in_main <= 1) || (in_other == 1 && in_main >= 1) ? in_main + in_other : -1;
+    };
+    it.stages = 4;
+    it.scripts = {fill(), drain(), rotate_dropping(9),
+                  act_as(worker, "all references that arrive are cloned and dropped", [](Actor& actor) {
+                      actor.attach();
+                      for (const unsigned port : {main_port, other_port}) {
+                          while (weir::BufferPtr message = actor.pop(port)) {
+                              const weir::BufferPtr clone = message.clone();
+                          }
+                      }
+                  })};
+    return it;
+}
+
 Definition wait_case() {
     Definition it;
     it.name = "wait";
@@ -736,7 +833,7 @@ Definition wait_case() {
     it.prepare = [](Actor& actor) { actor.attach(); };
     it.operation = [](Actor& actor) { actor.buffer = actor.in[main_port]->pop(); };
     it.afterwards = [](Actor& actor) { actor.note_popped(main_port, actor.buffer); };
-    it.attempted = {{What::maybe_pop, 0}};
+    it.attempted = maybe_pops(1);
     it.on_blocked = [](World& world) { push_one().run(world); };
     it.stage = [](World& world) { return held_by(world, victim); };
     it.stages = 2;
@@ -802,6 +899,7 @@ Definition notify_case() {
     sleeper.afterwards = [](Actor& actor) { actor.note_popped(main_port, actor.buffer); };
     sleeper.fate = HelperSpec::Fate::frozen; // it is awake, or asleep, as it likes
     sleeper.asleep = true;
+    sleeper.took_effect = false;
     it.helpers = {sleeper};
     do_it(it, push_operation());
     it.stages = 0; // the consumer takes the message as soon as it wakes
@@ -968,6 +1066,7 @@ Definition reap_killed_reaper_case() {
 std::vector<Definition> definitions() {
     return {allocate_case(),
             allocate_contended_case(),
+            allocate_contended_12_case(),
             clone_case(),
             drop_case(),
             drop_shared_case(),
@@ -980,6 +1079,7 @@ std::vector<Definition> definitions() {
             pop_behind_claim_case(),
             push_batch_case(),
             pop_batch_case(),
+            fan_out_case(),
             wait_case(),
             wait_for_room_case(),
             wait_for_buffer_case(),
@@ -995,9 +1095,20 @@ std::vector<Definition> definitions() {
 
 constexpr const char* pair_name = "two_at_once";
 
+// Gives back what the third one held.
+Operation reap_operation() {
+    Operation it;
+    it.name = "reap";
+    it.operation = [](Actor& actor) {
+        actor.reaped[0] = weir::reap(actor.world.members[extra], actor.buffers, actor.ports);
+    };
+    it.afterwards = [](Actor& actor) { reap_expect(actor, 0); };
+    return it;
+}
+
 std::vector<Operation> pair_operations() {
-    return {allocate_operation(), clone_operation(),      drop_operation(),     push_operation(),
-            pop_operation(),      push_batch_operation(), pop_batch_operation()};
+    return {allocate_operation(), clone_operation(),      drop_operation(),      push_operation(),
+            pop_operation(),      push_batch_operation(), pop_batch_operation(), reap_operation()};
 }
 
 // The world lives as long as the program: cases and their children refer to it.
@@ -1029,19 +1140,28 @@ Case make_case(World& world, const Definition& definition) {
                                     return world.take_findings();
                                 }});
     }
+    for (const Definition::Opponent& opponent : definition.opponents) {
+        made.duels.push_back({opponent.name, [&world, opponent](Child& child) {
+                                  opponent.fight(world, child);
+                                  return world.take_findings();
+                              }});
+    }
     if (definition.on_blocked) {
         made.hooks.on_blocked = [&world, &definition] { definition.on_blocked(world); };
     }
 
-    world.warm_up(definition);
-    made.reset(0);
+    made.broken = world.warm_up(definition);
     made.watched = world.watched();
+    if (!made.broken.empty()) {
+        return made;
+    }
+    made.reset(0);
     if (definition.interrupt_where) {
         Child child = Child::start(made.task, *made.mailbox);
         const std::int64_t step = step_until(child, [&] { return definition.interrupt_where(world); });
         if (step <= 0) {
-            std::fprintf(stderr, "%s: the victim never stands where it is to be overtaken\n", definition.name.c_str());
-            std::exit(1);
+            made.broken = "the victim never stands where it is to be overtaken";
+            return made;
         }
         made.hooks.interrupt_step = static_cast<std::uint32_t>(step);
         made.hooks.on_interrupt = [&world, &definition] { definition.on_interrupt(world); };
@@ -1067,32 +1187,39 @@ PairCase make_pair_case(World& world) {
         Definition it;
         it.name = pair_name;
         it.capacity = 4;
-        it.queued = 2;
+        it.queued = 3;
+        HelperSpec gone = claiming_consumer(HelperSpec::Fate::dead);
+        gone.role = extra;
+        it.helpers = {gone};
         return it;
     }();
     static const std::vector<Operation> operations = pair_operations();
     PairCase made;
     made.name = pair_name;
-    made.what = "one process is frozen in one operation, another is killed in another";
+    made.what = "two processes in two operations: one frozen and one killed, or both stepped in turns; a third one "
+                "died between claim and clear";
     for (const Operation& operation : operations) {
         made.operations.push_back(operation.name);
     }
-    made.reset = [&world] { world.reset(common, frozen_variation); };
-    made.frozen_task = [&world](std::size_t number) {
-        const Operation& operation = operations[number];
-        return world.task(helper, operation.prepare, operation.operation, operation.afterwards);
+    made.reset = [&world] {
+        world.reset(common, frozen_variation);
+        world.stage_helpers(common, common.helpers.size());
     };
-    made.killed_task = [&world](std::size_t number) {
-        const Operation& operation = operations[number];
-        return world.task(victim, operation.prepare, operation.operation, operation.afterwards);
+    const auto task = [&world](Role role) {
+        return [&world, role](std::size_t number) {
+            const Operation& operation = operations[number];
+            return world.task(role, operation.prepare, operation.operation, operation.afterwards);
+        };
     };
-    made.frozen_mailbox = &world.box(helper);
-    made.killed_mailbox = &world.box(victim);
+    made.first_task = task(helper);
+    made.second_task = task(victim);
+    made.first_mailbox = &world.box(helper);
+    made.second_mailbox = &world.box(victim);
     made.watched = world.watched();
     made.invariant = [&world] { return world.invariant() + world.take_findings(); };
-    made.act = [&world](std::size_t, std::size_t killed) {
+    made.act_beside_death = [&world](std::size_t second) {
         world.dead.push_back(world.members[victim]);
-        world.attempts.emplace_back(victim, operations[killed].attempted(victim));
+        world.attempts.emplace_back(victim, operations[second].attempted(victim));
         world.act(worker, [](Actor& actor) {
             actor.attach();
             for (const weir::Membership& membership : actor.world.dead) {
@@ -1102,7 +1229,8 @@ PairCase make_pair_case(World& world) {
         rotate_dropping(5).run(world);
         return world.take_findings();
     };
-    made.judge = [&world](std::size_t, std::size_t) { return world.judge_life(common); };
+    made.judge = [&world] { return world.judge_life(common); };
+    made.broken = world.warm_up(common);
     return made;
 }
 

@@ -473,6 +473,38 @@ Stop Child::run_to(std::uintptr_t address, std::uint32_t arrivals, bool patient)
     return stop_;
 }
 
+Stop Child::run_to_access(const std::vector<const std::uint64_t*>& words, std::size_t& which) {
+    const auto debug_register = [](std::size_t number) {
+        return offsetof(user, u_debugreg) + number * sizeof(user::u_debugreg[0]);
+    };
+    std::uintptr_t control = 0;
+    for (std::size_t i = 0; i < words.size() && i < 4; ++i) {
+        if (ptrace(PTRACE_POKEUSER, pid_, debug_register(i), words[i]) != 0) {
+            die("PTRACE_POKEUSER of a debug register");
+        }
+        control |= std::uintptr_t{1} << 2 * i;             // on, for this thread
+        control |= std::uintptr_t{0b1011} << (16 + 4 * i); // 8 bytes, reads and writes
+    }
+    if (ptrace(PTRACE_POKEUSER, pid_, debug_register(7), control) != 0) {
+        die("PTRACE_POKEUSER of the debug control register");
+    }
+    breakpoint_ = true;
+    if (ptrace(PTRACE_CONT, pid_, nullptr, nullptr) != 0) {
+        die("PTRACE_CONT");
+    }
+    wait_stop(false);
+    if (stop_ == Stop::stepped) {
+        const long status = ptrace(PTRACE_PEEKUSER, pid_, debug_register(6), nullptr);
+        ptrace(PTRACE_POKEUSER, pid_, debug_register(6), 0);
+        which = 0;
+        while (which < words.size() && (status >> which & 1) == 0) {
+            ++which;
+        }
+    }
+    clear_breakpoint();
+    return stop_;
+}
+
 Stop Child::run_to_return(bool patient) {
     clear_breakpoint();
     // a child that was stepped over the store behind its operation still stands before the breakpoint
@@ -807,7 +839,9 @@ const cpu_set_t& processors() {
 
 } // namespace
 
-unsigned processor_count() { return static_cast<unsigned>(std::max(1, CPU_COUNT(&processors()))); }
+unsigned processor_count() {
+    return static_cast<unsigned>(std::max(1, CPU_COUNT(&processors())));
+}
 
 void bind_to_processor(unsigned number) {
     unsigned left = number % processor_count();

@@ -166,6 +166,10 @@ public:
     // Runs to an instruction, by a hardware breakpoint; `arrivals` counts how often it must be met.
     Stop run_to(std::uintptr_t address, std::uint32_t arrivals, bool patient = false);
 
+    // Runs until one of up to four 64-bit words was just read or written; `which` says which (the lowest one, where
+    // an instruction touched several). Stop::returned when the operation is over.
+    Stop run_to_access(const std::vector<const std::uint64_t*>& words, std::size_t& which);
+
     // Runs at full speed to right behind the operation. Stop::blocked when it sleeps and `patient`.
     Stop run_to_return(bool patient = false);
 
@@ -187,8 +191,8 @@ private:
     Mailbox* mailbox_ = nullptr;
     Stop stop_ = Stop::exited;
     int signal_ = 0;
-    bool breakpoint_ = false;
-    bool whole_ = false; // on its way to the end, not to be stopped behind the operation
+    bool breakpoint_ = false; // a debug register is in use
+    bool whole_ = false;      // on its way to the end, not to be stopped behind the operation
 };
 
 // What to do from outside during a pass.

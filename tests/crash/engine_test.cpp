@@ -314,10 +314,11 @@ TEST_CASE("a sleep inside a system call is a point of its own, and the hook wake
         },
         [&world](Mailbox& box) { box.expect(world.pair.bell == 1, "woken without the bell"); },
     };
-    const crash::Hooks hooks{[&world] {
+    crash::Hooks hooks;
+    hooks.on_blocked = [&world] {
         std::atomic_ref(world.pair.bell).store(1);
         wake_all(world.pair.bell);
-    }};
+    };
     const crash::Trace trace = crash::record(task, world.victim_box, world.watched, hooks);
     REQUIRE(trace.error == "");
     REQUIRE(trace.sleeps.size() == 1);
@@ -442,6 +443,22 @@ TEST_CASE("others get ahead of a child at one step, in the recorded pass and in 
         REQUIRE(crash::reach(child, trace, {step, false}, world.watched, hooks) == "");
         CHECK(world.pair.others == (step < hooks.interrupt_step ? 0 : 9));
     }
+}
+
+TEST_CASE("a child runs from one access of a word to the next") {
+    World world;
+    Child child = Child::start(world.task(advance), world.victim_box);
+    std::vector<std::size_t> accesses;
+    std::size_t which = 9;
+    while (child.run_to_access({&world.pair.intent, &world.pair.a, &world.pair.b}, which) == Stop::stepped) {
+        accesses.push_back(which);
+        if (accesses.size() == 3) { // a was read, and a and the intent were written just now
+            CHECK(world.pair.a == 1);
+            CHECK(world.pair.b == 0);
+        }
+    }
+    CHECK(child.stop() == Stop::returned);
+    CHECK(accesses == std::vector<std::size_t>{1, 0, 1, 2, 0});
 }
 
 TEST_CASE("a killed harness leaves no child behind") {

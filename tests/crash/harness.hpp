@@ -17,10 +17,17 @@ struct Script {
     std::function<std::string()> act;
 };
 
+// An opponent that answers each move of a victim. It brings the child to the operation's end.
+struct Duel {
+    std::string name;
+    std::function<std::string(Child&)> fight;
+};
+
 // One operation from one starting state. All functions run in the tracer and return what they found wrong, or "".
 struct Case {
     std::string name;
     std::string what;        // for people
+    std::string broken;      // why the starting state cannot be made
     bool hot_path = false;   // frozen too, not only killed
     bool others_run = false; // while the victim is stepped, so that no two runs see the same bytes
 
@@ -42,26 +49,28 @@ struct Case {
     // After a frozen victim went on to its end.
     std::function<std::string()> judge_life;
     std::vector<Script> scripts;
+    std::vector<Duel> duels;
 
     // Single operations of a survivor, each from a state of its own making, for counting its instructions.
     std::vector<std::pair<std::string, std::function<Task()>>> counted;
     Mailbox* counted_mailbox = nullptr;
 };
 
-// Two victims at once, of any two operations.
+// Two processes in any two operations at once: one frozen and one killed, or both stepped in turns.
 struct PairCase {
     std::string name;
     std::string what;
+    std::string broken; // why the starting state cannot be made
     std::vector<std::string> operations;
     std::function<void()> reset;
-    std::function<Task(std::size_t operation)> frozen_task;
-    std::function<Task(std::size_t operation)> killed_task;
-    Mailbox* frozen_mailbox = nullptr;
-    Mailbox* killed_mailbox = nullptr;
+    std::function<Task(std::size_t operation)> first_task;
+    std::function<Task(std::size_t operation)> second_task;
+    Mailbox* first_mailbox = nullptr;
+    Mailbox* second_mailbox = nullptr;
     Watched watched;
     std::function<std::string()> invariant;
-    std::function<std::string(std::size_t frozen, std::size_t killed)> act;   // while one is frozen, one dead
-    std::function<std::string(std::size_t frozen, std::size_t killed)> judge; // after the frozen one went on
+    std::function<std::string(std::size_t second)> act_beside_death; // the first is frozen, the second dead
+    std::function<std::string()> judge;                              // after those who live went on
 };
 
 struct Cases {

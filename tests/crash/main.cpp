@@ -22,7 +22,8 @@ using crash::Trace;
 
 constexpr std::uint64_t count_factor_max = 20; // a survivor's instructions beside a frozen process, to those alone
 constexpr std::uint32_t every_step_below = 2000;
-constexpr unsigned way_count = 16; // the survivors' ways of going about it, see World::judge_all
+constexpr unsigned frozen_variation = 256; // nobody dies, see World::reset
+constexpr unsigned way_count = 16;         // the survivors' ways of going about it, see World::judge_all
 
 struct Options {
     bool full = false;
@@ -32,21 +33,23 @@ struct Options {
     std::uint32_t kill_steps = 40;   // random ones, beside each class
     std::uint32_t frozen_steps = 30; // for each script
     std::uint32_t pair_runs = 40;
+    std::uint32_t interleaved_runs = 60;
+    std::uint32_t counted_points = 3; // for each case
     unsigned jobs = 0;
     std::vector<std::string> cases;
     std::string json;
     std::string at; // one run alone: kill:STEP[:VARIATION], asleep:STEP[:VARIATION] or frozen:SCRIPT:STEP
 };
 
-enum class Kind { kill, frozen, counted, pair };
+enum class Kind { kill, frozen, counted, duel, pair, interleaved };
 
 struct Job {
     Kind kind;
     std::size_t which; // of the cases, or of the pairs
     Point point;
-    unsigned variation; // kill: the survivors' way; frozen: the script; pair: the frozen operation
-    std::size_t killed; // pair: the killed operation
-    std::uint32_t killed_step;
+    unsigned variation; // kill: the survivors' way; frozen: the script; duel: which; pairs: the first's operation
+    std::size_t second; // pairs: the second's operation
+    std::uint32_t second_step; // pair: where it is killed; interleaved: the seed
 };
 
 struct Tally {
@@ -102,7 +105,7 @@ std::string finish_and_judge(const Case& one, Child& child) {
 }
 
 JobResult run_frozen(const Case& one, const Trace& trace, Point point, std::size_t script) {
-    one.reset(256);
+    one.reset(frozen_variation);
     Child child = Child::start(one.task, *one.mailbox);
     std::string text = crash::reach(child, trace, point, compared(one), one.hooks);
     if (!text.empty()) {
@@ -116,7 +119,7 @@ JobResult run_frozen(const Case& one, const Trace& trace, Point point, std::size
 }
 
 JobResult run_counted(const Case& one, const Tally& tally, Point point) {
-    one.reset(256);
+    one.reset(frozen_variation);
     Child child = Child::start(one.task, *one.mailbox);
     std::string text = crash::reach(child, tally.trace, point, compared(one), one.hooks);
     if (!text.empty()) {
@@ -144,25 +147,61 @@ bool step_so_far(Child& child, std::uint32_t steps) {
     return true;
 }
 
+JobResult run_duel(const Case& one, std::size_t duel) {
+    one.reset(frozen_variation);
+    Child child = Child::start(one.task, *one.mailbox);
+    if (child.stop() != Stop::stepped) {
+        return {std::string("the child did not start: ") + crash::name_of(child.stop()), -2};
+    }
+    std::string text = one.duels[duel].fight(child);
+    text += finish_and_judge(one, child);
+    return {text, 0};
+}
+
+std::string finish_first(const PairCase& pair, Child& child, const char* who, const crash::Mailbox& mailbox) {
+    std::string text;
+    if (child.finish(true) == Stop::blocked) {
+        text += std::string(who) + ", going on, sleeps\n";
+        child.kill();
+    }
+    if (mailbox.failed != 0) {
+        text += std::string(who) + ", going on: " + mailbox.findings;
+    }
+    return text + pair.invariant();
+}
+
 JobResult run_pair(const PairCase& pair, const Job& job) {
     pair.reset();
-    Child frozen = Child::start(pair.frozen_task(job.variation), *pair.frozen_mailbox);
+    Child frozen = Child::start(pair.first_task(job.variation), *pair.first_mailbox);
     step_so_far(frozen, job.point.step); // where it comes to its end before, it is frozen there
-    Child killed = Child::start(pair.killed_task(job.killed), *pair.killed_mailbox);
-    step_so_far(killed, job.killed_step);
+    Child killed = Child::start(pair.second_task(job.second), *pair.second_mailbox);
+    step_so_far(killed, job.second_step);
     std::string text = pair.invariant();
     killed.kill();
-    text += pair.act(job.variation, job.killed);
+    text += pair.act_beside_death(job.second);
     text += pair.invariant();
-    if (frozen.finish(true) == Stop::blocked) {
-        text += "the frozen one, going on, sleeps\n";
-        frozen.kill();
+    text += finish_first(pair, frozen, "the frozen one", *pair.first_mailbox);
+    text += pair.judge();
+    return {text, 0};
+}
+
+JobResult run_interleaved(const PairCase& pair, const Job& job) {
+    pair.reset();
+    Child first = Child::start(pair.first_task(job.variation), *pair.first_mailbox);
+    Child second = Child::start(pair.second_task(job.second), *pair.second_mailbox);
+    crash::Random random(job.second_step);
+    std::string text;
+    while (text.empty() && (first.stop() == Stop::stepped || second.stop() == Stop::stepped)) {
+        Child& next =
+            second.stop() != Stop::stepped || (first.stop() == Stop::stepped && random.below(2) == 0) ? first : second;
+        // turns of one instruction, of some, and of many
+        const std::uint32_t turn = 1 + static_cast<std::uint32_t>(random.below(std::uint64_t{1} << random.below(8)));
+        step_so_far(next, turn);
+        text += pair.invariant();
     }
-    if (pair.frozen_mailbox->failed != 0) {
-        text += std::string("the frozen one, going on: ") + pair.frozen_mailbox->findings;
-    }
-    text += pair.invariant();
-    text += pair.judge(job.variation, job.killed);
+    text += finish_first(pair, first, "the first", *pair.first_mailbox);
+    text += finish_first(pair, second, "the second", *pair.second_mailbox);
+    text += pair.judge();
     return {text, 0};
 }
 
@@ -176,7 +215,11 @@ std::vector<Point> points_of(const Trace& trace, const Options& options, std::ui
 }
 
 bool record_case(const Case& one, Tally& tally) {
-    one.reset(256);
+    if (!one.broken.empty()) {
+        tally.findings.push_back("its starting state cannot be made: " + one.broken);
+        return false;
+    }
+    one.reset(frozen_variation);
     tally.trace = crash::record(one.task, *one.mailbox, one.watched, one.hooks);
     if (!tally.trace.error.empty()) {
         tally.findings.push_back(tally.trace.error);
@@ -187,7 +230,7 @@ bool record_case(const Case& one, Tally& tally) {
         tally.findings.push_back("undisturbed: " + text);
         return false;
     }
-    one.reset(256);
+    one.reset(frozen_variation);
     for (const auto& [name, task] : one.counted) {
         tally.alone.push_back(crash::count_steps(task(), *one.counted_mailbox, crash::steps_limit_default));
         if (one.counted_mailbox->failed != 0) {
@@ -213,9 +256,14 @@ void plan_case(const Case& one, const Tally& tally, std::size_t which, const Opt
         }
     }
     if (!one.counted.empty()) {
-        for (const crash::StepClass& cls : trace.classes) {
-            jobs.push_back({Kind::counted, which, {cls.first, false}, 0, 0, 0});
+        // the first step of each class, or of some classes
+        const std::size_t stride = std::max<std::size_t>(1, trace.classes.size() / options.counted_points);
+        for (std::size_t i = 0; i < trace.classes.size(); i += stride) {
+            jobs.push_back({Kind::counted, which, {trace.classes[i].first, false}, 0, 0, 0});
         }
+    }
+    for (std::size_t duel = 0; duel < one.duels.size(); ++duel) {
+        jobs.push_back({Kind::duel, which, {0, false}, static_cast<unsigned>(duel), 0, 0});
     }
 }
 
@@ -225,7 +273,7 @@ void plan_pairs(const PairCase& pair, std::size_t which, const Options& options,
     for (std::size_t i = 0; i < pair.operations.size(); ++i) {
         pair.reset();
         steps.push_back(static_cast<std::uint32_t>(
-            crash::count_steps(pair.killed_task(i), *pair.killed_mailbox, crash::steps_limit_default)));
+            crash::count_steps(pair.second_task(i), *pair.second_mailbox, crash::steps_limit_default)));
     }
     crash::Random random(options.seed);
     for (std::uint32_t run = 0; run < options.pair_runs; ++run) {
@@ -234,6 +282,12 @@ void plan_pairs(const PairCase& pair, std::size_t which, const Options& options,
         const auto frozen_step = static_cast<std::uint32_t>(random.below(steps[frozen] + 1));
         const auto killed_step = static_cast<std::uint32_t>(random.below(steps[killed] + 1));
         jobs.push_back({Kind::pair, which, {frozen_step, false}, static_cast<unsigned>(frozen), killed, killed_step});
+    }
+    for (std::uint32_t run = 0; run < options.interleaved_runs; ++run) {
+        const auto first = static_cast<unsigned>(random.below(steps.size()));
+        const std::size_t second = random.below(steps.size());
+        const auto seed = static_cast<std::uint32_t>(random.next());
+        jobs.push_back({Kind::interleaved, which, {0, false}, first, second, seed});
     }
 }
 
@@ -314,7 +368,11 @@ int run(const Options& options) {
         }
     }
     for (std::size_t i = 0; i < cases.pairs.size(); ++i) {
-        plan_pairs(cases.pairs[i], i, options, jobs);
+        if (cases.pairs[i].broken.empty()) {
+            plan_pairs(cases.pairs[i], i, options, jobs);
+        } else {
+            pair_tallies[i].findings.push_back("its starting state cannot be made: " + cases.pairs[i].broken);
+        }
     }
     if (!options.at.empty()) {
         char kind[16] = {};
@@ -340,7 +398,9 @@ int run(const Options& options) {
         case Kind::frozen:
             return run_frozen(cases.single[job.which], tallies[job.which].trace, job.point, job.variation);
         case Kind::counted: return run_counted(cases.single[job.which], tallies[job.which], job.point);
+        case Kind::duel: return run_duel(cases.single[job.which], job.variation);
         case Kind::pair: return run_pair(cases.pairs[job.which], job);
+        case Kind::interleaved: return run_interleaved(cases.pairs[job.which], job);
         }
         return {};
     };
@@ -355,7 +415,8 @@ int run(const Options& options) {
         if (result.value == -1 && result.text.empty() && options.stop_at_first) {
             continue; // not run
         }
-        Tally& tally = job.kind == Kind::pair ? pair_tallies[job.which] : tallies[job.which];
+        const bool is_pair = job.kind == Kind::pair || job.kind == Kind::interleaved;
+        Tally& tally = is_pair ? pair_tallies[job.which] : tallies[job.which];
         std::string what;
         switch (job.kind) {
         case Kind::kill:
@@ -376,12 +437,20 @@ int run(const Options& options) {
                 std::max(tally.factor_max_percent, static_cast<std::uint64_t>(std::max<std::int64_t>(result.value, 0)));
             what = "frozen " + where(tally.trace, job.point) + ", others counted";
             break;
+        case Kind::duel:
+            ++tally.frozen;
+            what = "against an opponent: " + cases.single[job.which].duels[job.variation].name;
+            break;
         case Kind::pair:
             ++tally.kills;
-            ++tally.frozen;
             what = cases.pairs[job.which].operations[job.variation] + " frozen after step " +
-                   std::to_string(job.point.step) + ", " + cases.pairs[job.which].operations[job.killed] +
-                   " killed after step " + std::to_string(job.killed_step);
+                   std::to_string(job.point.step) + ", " + cases.pairs[job.which].operations[job.second] +
+                   " killed after step " + std::to_string(job.second_step);
+            break;
+        case Kind::interleaved:
+            ++tally.frozen;
+            what = cases.pairs[job.which].operations[job.variation] + " and " +
+                   cases.pairs[job.which].operations[job.second] + " in turns, seed " + std::to_string(job.second_step);
             break;
         }
         if (!result.text.empty()) {
@@ -462,7 +531,7 @@ int run(const Options& options) {
 [[noreturn]] void usage(const char* program) {
     std::fprintf(stderr,
                  "usage: %s [--list] [--full] [--cases A,B] [--seed N] [--jobs N] [--kill-steps N] [--frozen-steps N]\n"
-                 "       [--pair-runs N] [--json FILE] [--stop-at-first] [--verbose]\n"
+                 "       [--pair-runs N] [--interleaved-runs N] [--json FILE] [--stop-at-first] [--verbose]\n"
                  "       [--at kill:STEP[:WAY] | asleep:STEP[:WAY] | frozen:SCRIPT:STEP]\n",
                  program);
     std::exit(2);
@@ -480,7 +549,9 @@ int main(int argument_count, char** arguments) {
             }
             return arguments[++i];
         };
-        const auto number = [&] { return static_cast<std::uint32_t>(std::strtoul(value(), nullptr, 10)); };
+        const auto number = [&] {
+            return static_cast<std::uint32_t>(std::min<unsigned long>(std::strtoul(value(), nullptr, 10), UINT32_MAX));
+        };
         if (argument == "--list") {
             for (const std::string& name : crash::case_names()) {
                 std::printf("%s\n", name.c_str());
@@ -491,6 +562,8 @@ int main(int argument_count, char** arguments) {
             options.kill_steps = 200;
             options.frozen_steps = 200;
             options.pair_runs = 400;
+            options.interleaved_runs = 600;
+            options.counted_points = UINT32_MAX;
         } else if (argument == "--cases") {
             std::string names = value();
             for (std::size_t begin = 0; begin <= names.size();) {
@@ -508,6 +581,10 @@ int main(int argument_count, char** arguments) {
             options.frozen_steps = number();
         } else if (argument == "--pair-runs") {
             options.pair_runs = number();
+        } else if (argument == "--interleaved-runs") {
+            options.interleaved_runs = number();
+        } else if (argument == "--counted-points") {
+            options.counted_points = std::max(1U, number());
         } else if (argument == "--json") {
             options.json = value();
         } else if (argument == "--at") {

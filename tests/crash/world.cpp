@@ -94,7 +94,7 @@ std::uint32_t Actor::new_tag() {
 }
 
 bool Actor::is_only_holder(const weir::BufferPtr& message) {
-    for (unsigned number = 0; number < references_per_buffer; ++number) {
+    for (unsigned number = 0; number < world.references(); ++number) {
         if (number != message.reference() && !weir::is_free(world.word(message.index(), number))) {
             return false;
         }
@@ -181,7 +181,7 @@ weir::BufferPtr Actor::pop(unsigned port) {
 World::World() : region(1 << 18) {
     pool_options = {.buffer_bytes = message_bytes,
                     .buffer_count = buffer_count,
-                    .references_per_buffer = references_per_buffer,
+                    .references_per_buffer = weir::references_per_buffer_max,
                     .first_buffer = 3};
     std::size_t offset = 32768;
     const auto take = [&offset](std::size_t bytes) {
@@ -251,6 +251,7 @@ void World::reset(const Definition& definition, unsigned variation) {
         port_options[port].when_full = port == main_port ? definition.when_full : weir::WhenFull::refuse;
         weir::Port::format(port_memory(port), port_options[port]);
     }
+    pool_options.references_per_buffer = definition.references;
     weir::BufferPool::format(control_memory(), pool_options);
     weir::ProcessTable processes = table();
     for (unsigned role = 0; role < role_count; ++role) {
@@ -321,12 +322,16 @@ void World::stage_helpers(const Definition& definition, std::size_t count) {
         if (state.dead) {
             state.child->kill();
             dead.push_back(members[spec.role]);
-            attempts.emplace_back(spec.role, spec.attempted);
         }
+    }
+    // History begins here: what was done before shows in what is in the port.
+    before = content(main_port);
+    for (unsigned role = 0; role < role_count; ++role) {
+        log(static_cast<Role>(role)).count = 0;
     }
 }
 
-void World::warm_up(const Definition& definition) {
+std::string World::warm_up(const Definition& definition) {
     for (std::size_t i = 0; i < definition.helpers.size(); ++i) {
         const HelperSpec& spec = definition.helpers[i];
         if (spec.asleep) {
@@ -346,12 +351,12 @@ void World::warm_up(const Definition& definition) {
         stage_helpers(definition, i);
         staged.trace = record(helper_task, box(spec.role), {}, {});
         if (step < 0 || !staged.trace.error.empty()) {
-            std::fprintf(stderr, "%s: helper %zu never stands where it is to stand %s\n", definition.name.c_str(), i,
-                         staged.trace.error.c_str());
-            std::exit(1);
+            return std::string("the ") + role_names[spec.role] +
+                   " never stands where it is to stand: " + staged.trace.error;
         }
         staged_.emplace(definition.name + std::to_string(i), std::move(staged));
     }
+    return {};
 }
 
 // ----------------------------------------------------------------------------------------------------------
@@ -427,7 +432,7 @@ std::vector<std::uint32_t> World::content(unsigned port) {
 unsigned World::words_of(const weir::Membership& membership, weir::ReferenceState state) {
     unsigned count = 0;
     for (std::uint32_t index = 0; index < buffer_count; ++index) {
-        for (unsigned number = 0; number < references_per_buffer; ++number) {
+        for (unsigned number = 0; number < references(); ++number) {
             const std::uint64_t seen = word(index, number);
             count += weir::reference_state(seen) == state && weir::Owner::of(seen) == membership.owner() ? 1U : 0U;
         }
@@ -458,7 +463,7 @@ bool World::has_unlisted_word(Role role) {
         }
     }
     for (std::uint32_t index = 0; index < buffer_count; ++index) {
-        for (unsigned number = 0; number < references_per_buffer; ++number) {
+        for (unsigned number = 0; number < references(); ++number) {
             const std::uint64_t seen = word(index, number);
             if (weir::reference_state(seen) == weir::ReferenceState::queued &&
                 weir::Owner::of(seen) == members[role].owner() &&
@@ -563,14 +568,19 @@ void World::drain_and_explain(Actor& actor) {
         for (unsigned role = 0; role < role_count; ++role) {
             std::vector<Event> events;
             const Log& noted = log(static_cast<Role>(role));
-            for (std::uint32_t i = 0; i < noted.count; ++i) {
+            const bool known = std::ranges::any_of(helpers, [role](const HelperState& state) {
+                return state.spec->role == role && !state.dead && state.spec->took_effect;
+            });
+            for (std::uint32_t i = known ? 1 : 0; i < noted.count; ++i) {
                 if (noted.entries[i].port == port) {
                     events.push_back(noted.entries[i].event);
                 }
             }
             for (const auto& [attempting, attempted] : attempts) {
-                if (attempting == role && port == main_port) {
-                    events.insert(events.end(), attempted.begin(), attempted.end());
+                for (const Log::Entry& entry : attempted) {
+                    if (attempting == role && entry.port == port) {
+                        events.push_back(entry.event);
+                    }
                 }
             }
             if (!events.empty()) {
@@ -619,7 +629,7 @@ void World::exercise(Actor& actor) {
         while (weir::BufferPtr clone = all.front().clone()) {
             clones.push_back(std::move(clone));
         }
-        mailbox.expect(clones.size() == references_per_buffer - 1, "a buffer has not its 4 references");
+        mailbox.expect(clones.size() == references() - 1, "a buffer has not all of its references");
     }
     mailbox.expect(all.front().use_count() == 1, "dropped clones are still counted");
 

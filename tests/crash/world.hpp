@@ -1,6 +1,6 @@
 // world.hpp: a small domain in shared memory, the processes in it, and the oracles over it.
 //
-// A table, one pool of 20 buffers with 4 references each, and three ports. Each process that a case forks has a
+// A table, one pool of 20 buffers, and three ports. Each process that a case forks has a
 // role, and the role's number is its slot in the process table. What a process pushed and popped it notes in its log,
 // outside of the watched memory; the judge asks whether one order of all that explains everything.
 #pragma once
@@ -25,7 +25,6 @@ namespace crash {
 enum Role : unsigned { keeper, victim, helper, judge, worker, extra, role_count };
 
 inline constexpr std::uint32_t buffer_count = 20;
-inline constexpr unsigned references_per_buffer = 4;
 inline constexpr std::size_t message_bytes = 64;
 inline constexpr std::int64_t hour_ns = 3'600'000'000'000;
 
@@ -92,6 +91,7 @@ public:
     weir::BufferPtr second;
     std::vector<weir::BufferPtr> batch;
     weir::PushResult pushed = weir::PushResult::failed;
+    weir::PushResult fanned[port_count] = {};
     std::size_t batch_done = 0;
     std::optional<weir::Membership> joined;
     weir::ReapResult reaped[2];
@@ -106,7 +106,7 @@ struct HelperSpec {
     ActorWork operation;
     ActorWork afterwards;
     std::function<bool(World&)> there; // stops where this holds first
-    std::vector<Event> attempted;      // if it dies there
+    bool took_effect = true;           // its operation has, where it stands; what it notes of it is known already
     enum class Fate { frozen, dead, either } fate = Fate::dead;
     bool asleep = false; // runs until it sleeps in the kernel
 };
@@ -118,6 +118,7 @@ struct Definition {
     bool hot_path = false;
     bool others_run = false; // at any time, so that no two runs see the same bytes
     std::vector<std::string> counted = {"allocate", "pop", "clone", "drop", "push"};
+    unsigned references = 4; // of each buffer
     std::uint32_t capacity = 4;
     weir::WhenFull when_full = weir::WhenFull::refuse;
     unsigned turned = 3; // so many messages went through the port before
@@ -126,8 +127,8 @@ struct Definition {
     std::vector<HelperSpec> helpers;
     ActorWork prepare;
     ActorWork operation;
-    ActorWork afterwards;         // checks and notes what the operation returned; what is held is dropped after it
-    std::vector<Event> attempted; // what a killed victim may have done
+    ActorWork afterwards;              // checks and notes what the operation returned; what is held is dropped after it
+    std::vector<Log::Entry> attempted; // what a killed victim may have done
     std::function<int(World&)> stage;
     int stages = 1;
     std::function<void(World&)> on_blocked;
@@ -139,6 +140,11 @@ struct Definition {
         std::function<void(World&)> run;
     };
     std::vector<Act> scripts;
+    struct Opponent {
+        std::string name;
+        std::function<void(World&, Child&)> fight;
+    };
+    std::vector<Opponent> opponents;
 };
 
 class World {
@@ -151,7 +157,7 @@ public:
     void occupy(unsigned count); // the keeper holds so many buffers
     Task task(Role role, const ActorWork& prepare, const ActorWork& operation, const ActorWork& afterwards);
     void stage_helpers(const Definition& definition, std::size_t count);
-    void warm_up(const Definition& definition);
+    std::string warm_up(const Definition& definition); // why that is not possible, or ""
 
     // ---- processes, from the tracer
     // Runs `work` at full speed in a process of that role.
@@ -202,9 +208,10 @@ public:
 
     std::vector<weir::Membership> members;
     std::unique_ptr<Actor> keeper_actor;
-    std::vector<std::uint32_t> before; // in the main port
+    std::vector<std::uint32_t> before; // in the main port, when the victim begins
     std::uint32_t first_index = 0;     // the buffer of the first of them
     bool is_frozen_run = false;
+    unsigned references() const { return pool_options.references_per_buffer; }
     unsigned kept = 0; // references that live processes are known to hold
     struct HelperState {
         const HelperSpec* spec = nullptr;
@@ -214,7 +221,7 @@ public:
     };
     std::vector<HelperState> helpers;
     std::vector<weir::Membership> dead;
-    std::vector<std::pair<Role, std::vector<Event>>> attempts; // of the dead
+    std::vector<std::pair<Role, std::vector<Log::Entry>>> attempts; // of the dead
     std::optional<weir::Membership> newcomer;
     unsigned newcomer_words = 0;
     std::uint32_t& next_tag() { return *reinterpret_cast<std::uint32_t*>(region.data() + misc_offset); }
