@@ -147,7 +147,12 @@ void BufferPoolView::offer_and_notify(std::uint32_t index) noexcept {
 }
 
 std::uint32_t BufferPoolView::search() noexcept {
-    const std::uint32_t index = hints_.find([this](std::uint32_t candidate) noexcept { return try_take(candidate); });
+    // Candidates from the bitmap were freed by others, on other cores: their lines are fetched all at once.
+    const std::uint32_t index = hints_.find([this](std::uint32_t candidate) noexcept { return try_take(candidate); },
+                                            [this](std::uint32_t candidate) noexcept {
+                                                prefetch_for_write(&header(candidate));
+                                                prefetch_for_write(payload(candidate));
+                                            });
     return index != FreeHints::none ? index : scan(scan_length);
 }
 

@@ -9,17 +9,17 @@
 //     hints.find([&](std::uint32_t index) { return try_take(index); });
 //
 // Three places, in the order in which they are looked at:
-// - lanes: a stack of 15 candidates in one cache line. What was freed last comes out first and is warm in the cache. A
+// - lanes: a stack of 31 candidates in two cache lines. What was freed last comes out first and is warm in the cache. A
 //   process slot has 4 lanes; a thread takes one for itself at its first call, so that lanes are written with plain
 //   stores. They lie in shared memory, so that others can look into them: a hint hoarded by a process that sleeps can
 //   still be used. Threads beyond the fourth of a process work on the bitmap directly.
 // - the bitmap: one bit a buffer, with two levels of summary above, so that the lowest index is found in three steps
-//   however large the pool is. Lanes take from it and return to it in groups of up to 8.
+//   however large the pool is. Lanes take from it and return to it in groups of up to 16.
 // - other processes' lanes, 16 at most in one search, the next ones in the next.
 //
 // Anything || anything: yes; format(): nothing beside it.
 // Progress: lock-free; a search ends within a fixed number of steps.
-// If the caller dies here: at most 23 hints are lost until its slot is reaped. [crash: allocate, allocate_contended, drop]
+// If the caller dies here: at most 47 hints are lost until its slot is reaped. [crash: allocate, allocate_contended, drop]
 // Source: per-thread caches in front of shared free lists are Bonwick's magazines (2001).
 #pragma once
 
@@ -44,8 +44,8 @@ namespace detail {
 class FreeHints {
 public:
     static constexpr unsigned lanes_per_slot = 4;
-    static constexpr std::uint32_t lane_candidate_max = 15;
-    static constexpr unsigned group_max = 8;
+    static constexpr std::uint32_t lane_candidate_max = 31;
+    static constexpr unsigned group_max = 16;
 
     [[nodiscard]] static constexpr std::size_t bytes(std::uint32_t buffer_count) noexcept {
         const Layout layout(buffer_count);
@@ -103,6 +103,10 @@ public:
 
     static constexpr std::uint32_t none = ~std::uint32_t{0};
 
+    struct ExpectNothing {
+        void operator()(std::uint32_t) const noexcept {}
+    };
+
     /// What this thread freed last, or `none`: the usual case, a few instructions on a warm line.
     [[nodiscard]] std::uint32_t pop() noexcept {
         Lane* lane = own_lane();
@@ -119,8 +123,9 @@ public:
     }
 
     /// Calls try_take(index) for one candidate after the other until one returns true; that one, or `none`.
-    template <class TryTake>
-    [[nodiscard]] std::uint32_t find(TryTake&& try_take) noexcept {
+    /// expect(index) is called for candidates that will soon be tried.
+    template <class TryTake, class Expect = ExpectNothing>
+    [[nodiscard]] std::uint32_t find(TryTake&& try_take, Expect&& expect = {}) noexcept {
         Lane* lane = own_or_new_lane();
         unsigned candidate_count = 0;
         for (unsigned round = 0; round < search_round_max; ++round) {
@@ -136,7 +141,7 @@ public:
                         return none;
                     }
                 }
-                if (!refill(*lane)) {
+                if (!refill(*lane, expect)) {
                     return find_elsewhere(lane, try_take);
                 }
             } else {
@@ -158,6 +163,8 @@ private:
     static constexpr unsigned search_round_max = 64;
     static constexpr unsigned candidate_max = 1024;
     static constexpr unsigned foreign_lane_max = 16;
+
+    static constexpr std::size_t lane_lines = 2;
 
     /// All accesses to a lane are relaxed: it holds hints, and only its thread writes it.
     struct alignas(cache_line_bytes) Lane {
@@ -181,7 +188,7 @@ private:
             shared(candidates[place]).store(index, std::memory_order_relaxed);
         }
     };
-    static_assert(sizeof(Lane) == cache_line_bytes);
+    static_assert(sizeof(Lane) == lane_lines * cache_line_bytes);
 
     static constexpr unsigned lane_count = process_slot_count * lanes_per_slot;
 
@@ -192,7 +199,7 @@ private:
         static constexpr std::size_t level_count = 3;
 
         constexpr explicit Layout(std::uint32_t buffer_count) noexcept {
-            std::size_t offset = lanes_used_words + lane_count * line_words;
+            std::size_t offset = lanes_used_words + lane_count * lane_lines * line_words;
             std::size_t words = buffer_count;
             for (std::size_t index = 0; index < level_count; ++index) {
                 words = (words + 63) / 64;
@@ -261,19 +268,20 @@ private:
     }
 
     /// Moves a group from the bitmap into an empty lane, lowest index on top.
-    [[nodiscard]] bool refill(Lane& lane) noexcept {
+    template <class Expect>
+    [[nodiscard]] bool refill(Lane& lane, Expect& expect) noexcept {
         std::uint32_t word = 0;
         std::uint64_t taken = take_group(group_max, word);
         if (taken == 0) {
             return false;
         }
-        std::uint32_t count = 0;
-        for (; taken != 0; ++count) {
-            const auto bit = static_cast<std::uint32_t>(63 - std::countl_zero(taken));
-            taken &= ~(std::uint64_t{1} << bit);
-            lane.store_candidate(count, word * 64 + bit);
+        const auto total = static_cast<std::uint32_t>(std::popcount(taken));
+        for (std::uint32_t place = total; place > 0; --place, taken &= taken - 1) {
+            const std::uint32_t index = word * 64 + static_cast<std::uint32_t>(std::countr_zero(taken));
+            lane.store_candidate(place - 1, index);
+            expect(index);
         }
-        lane.store_count(count);
+        lane.store_count(total);
         return true;
     }
 
@@ -325,9 +333,8 @@ private:
         }
         // relaxed: hints; each bit goes to one taker
         const std::uint64_t before = shared(bits).fetch_and(~mask, std::memory_order_relaxed);
-        if ((before & ~mask) == 0) {
-            lower_summary(1, word);
-        }
+        // Where this emptied the word, the summary goes on naming it until somebody looks in vain: most words are refilled
+        // before that, and so nobody writes to the summary.
         const std::uint64_t valid = word + 1 == layout_.level_words[0] && buffer_count_ % 64 != 0
                                         ? (std::uint64_t{1} << buffer_count_ % 64) - 1
                                         : ~std::uint64_t{0};

@@ -181,20 +181,23 @@ public:
     };
 
     /// Pushes a reference that this process holds, `word`, which cells call `name`. ok: it is a message at `position` - 1
-    /// now. full, corrupt: it is held. `before_queued` is called once, while the buffer is still the caller's and there was
-    /// room.
+    /// now. full, corrupt: it is held. `before_queued` is called once, while the buffer is still the caller's. With
+    /// `looks_first`, which tells that the port was full the last time, it looks for room before it touches the buffer;
+    /// without, it does not look at the cell before its compare-and-swap, because a consumer that polls the cell would take
+    /// its line away in between.
     template <class BeforeQueued>
     [[nodiscard, gnu::always_inline]] RingStatus enqueue(std::uint64_t& position, std::uint64_t& word,
-                                                         std::uint32_t name, Failure& failure,
+                                                         std::uint32_t name, bool& looks_first, Failure& failure,
                                                          BeforeQueued&& before_queued) noexcept {
         std::uint64_t at = ring_.tail_from(position);
-        if (!ring_.is_room_at(at)) [[unlikely]] {
+        if (looks_first) [[unlikely]] {
             position = at;
             const RingStatus status = search_room(position, failure);
             if (status != RingStatus::ok) {
                 return status;
             }
             at = position;
+            looks_first = false;
         }
         before_queued();
         const std::uint64_t queued = set_queued(word, membership_owner_, options_.port_id);
@@ -205,11 +208,13 @@ public:
                 const RingStatus status = search_room(position, failure);
                 if (status != RingStatus::ok) {
                     set_held(word, membership_owner_);
+                    looks_first = true;
                     return status;
                 }
                 at = position;
             }
         position = at + 1;
+        ring_.prefetch_line_after(at);
         return RingStatus::ok;
     }
 
@@ -254,6 +259,22 @@ public:
         }
     }
 
+    /// Asks for the lines of the messages that come next, each once, for who pops at `position`; `until` is how far that
+    /// went before. A header's and a payload's line come from another core, which takes longer than a whole pop.
+    void prefetch_items(std::uint64_t position, std::uint64_t& until) const noexcept {
+        if (static_cast<std::int64_t>(until - position) < 0) {
+            until = position;
+        }
+        for (Item item; until - position < prefetch_distance; ++until) {
+            const std::uint64_t cell = ring_.load_cell(until);
+            if (!ring_.is_item_of(until, cell) || !decode(cell, item)) {
+                return;
+            }
+            prefetch_for_write(&item.word());
+            prefetch_for_read(item.pool->payload(item.index));
+        }
+    }
+
     /// Whether there is a message, claiming none. Clears claimed cells on its way, and then sets `cleared`.
     [[nodiscard]] bool has_message(std::uint64_t& position, bool& cleared) noexcept;
 
@@ -287,6 +308,7 @@ public:
 
 private:
     static constexpr unsigned reference_bits = 4;
+    static constexpr std::uint64_t prefetch_distance = 8;
     static constexpr unsigned generation_bits = 4;
     static constexpr std::uint32_t generation_mask = (1U << generation_bits) - 1;
     static_assert(20 + reference_bits + generation_bits == ring_value_bits);
@@ -471,6 +493,7 @@ private:
     std::uint32_t consumer_changes_ = 0;
     std::uint32_t unlooked_count_ = 0;
     bool is_closed_ = false;
+    bool looks_first_ = false; ///< the port was full
     PushResult last_result_ = PushResult::ok;
     PortView::Failure failure_;
 };
@@ -548,6 +571,7 @@ private:
     WaitOptions wait_;
     detail::PortCounter counter_;
     std::uint64_t position_ = 0;
+    std::uint64_t prefetched_until_ = 0;
     PortView::Failure failure_;
 };
 
@@ -571,8 +595,9 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
                           port_->options().time_stamps ? static_cast<std::uint64_t>(monotonic_ns()) : 0);
         }
     };
-    const RingStatus status = port_->enqueue(position_, BufferPoolView::reference(header, reference),
-                                             PortView::name_of(pool, index, reference), failure_, before_queued);
+    const RingStatus status =
+        port_->enqueue(position_, BufferPoolView::reference(header, reference),
+                       PortView::name_of(pool, index, reference), looks_first_, failure_, before_queued);
     if (status != RingStatus::ok) {
         // relaxed: the number that it was given goes to another message
         shared(header.is_numbered).store(0, std::memory_order_relaxed);
@@ -627,6 +652,7 @@ inline BufferPtr Consumer::pop_quietly(bool& cleared) noexcept {
         return {};
     }
     port_->ring().hint_head(position_);
+    port_->prefetch_items(position_, prefetched_until_);
     BufferPtr buffer(*item.pool, item.index, item.reference);
     counter_.add(&PortCounters::messages, 1);
     counter_.add(&PortCounters::bytes, buffer.size_bytes());

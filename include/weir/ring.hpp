@@ -102,6 +102,14 @@ public:
                                      std::memory_order_acquire);
     }
 
+    /// For a producer: asks for the next line of cells when it begins one.
+    void prefetch_line_after(std::uint64_t position) const noexcept {
+        constexpr std::uint64_t line_cells = cache_line_bytes / sizeof(std::uint64_t);
+        if (position % line_cells == 0) {
+            prefetch_for_write(&cells_[(position + line_cells) & mask_]);
+        }
+    }
+
     /// Empties the cell of `position`, which held `cell`, for the next lap. False: another was faster.
     bool clear(std::uint64_t position, std::uint64_t cell) noexcept {
         // (3) seq_cst, on failure acquire: hands the room over, and then the waiters' bit is looked at; a loser has seen
@@ -271,21 +279,24 @@ public:
     /// If the caller dies here: the value is in the ring or it is not. [crash: push]
     [[nodiscard]] RingStatus try_push(std::uint32_t value) noexcept {
         WEIR_ASSERT(value <= ring_value_max, "a ring carries 28-bit values");
-        for (;;) {
+        position_ = ring_.tail_from(position_);
+        // Not even a look at the cell comes before its compare-and-swap, while there was room the last time: a consumer that
+        // polls the cell would take its line away in between.
+        while (looks_first_ || !ring_.fill(position_, value)) {
             const RingStatus status = ring_.find_room(position_, [](std::uint64_t) { return false; });
-            if (status != RingStatus::ok) {
+            looks_first_ = status != RingStatus::ok;
+            if (looks_first_) {
                 return status;
             }
-            if (ring_.fill(position_, value)) {
-                ring_.hint_tail(++position_);
-                return RingStatus::ok;
-            }
         }
+        ring_.hint_tail(++position_);
+        return RingStatus::ok;
     }
 
 private:
     Ring ring_;
     std::uint64_t position_ = 0;
+    bool looks_first_ = false; ///< the ring was full
 };
 
 /// One thread's handle for popping from a ring that is used alone.
