@@ -422,7 +422,7 @@ public:
     /// Progress: lock-free.
     /// If the caller dies here: the buffer is free, or held by the dead, and reaping frees it.
     /// [crash: allocate, allocate_contended]
-    [[nodiscard]] BufferPtr try_allocate() noexcept {
+    [[nodiscard, gnu::always_inline]] BufferPtr try_allocate() noexcept {
         BufferPoolView& view = *view_;
         const std::uint32_t index = view.hints().pop();
         if (index == FreeHints::none) [[unlikely]] {
