@@ -24,6 +24,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -327,6 +328,10 @@ def find_compiler() -> list[str]:
     return []
 
 
+def interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
@@ -357,6 +362,10 @@ def main() -> int:
     if not compiler or shutil.which(compiler[0]) is None:
         print("a C compiler is missing: install gcc (apt-get install gcc), or set CC", file=sys.stderr)
         return 2
+
+    # A watchdog's signal ends the run as an interrupt does: nothing is left running, no directory left behind.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
 
     # The longest first, so that the end is not one of them alone.
     chosen.sort(key=lambda configuration: -configuration.state_count_min)
@@ -390,4 +399,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(2)
