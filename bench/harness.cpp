@@ -94,25 +94,34 @@ void Process::in_step() noexcept {
 }
 
 double Process::ping_pong() {
+    std::uint64_t& word = trial_->shared_->ping_pong_words[0].value;
+    return play_ping_pong(word, word);
+}
+
+double Process::ping_pong_on_two_lines() {
+    return play_ping_pong(trial_->shared_->ping_pong_words[0].value, trial_->shared_->ping_pong_words[1].value);
+}
+
+double Process::play_ping_pong(std::uint64_t& there, std::uint64_t& back) {
     const std::uint64_t warm_up_count = scaled(2'000, 10);
     const std::uint64_t round_count = scaled(50'000, 50);
     in_step();
     double elapsed_ns = 0;
     if (number_ < 2) {
-        const auto word = weir::shared(trial_->shared_->ping_pong_word);
         Spin spin;
+        const auto wait_for = [&spin](std::uint64_t& word, std::uint64_t value) {
+            while (weir::shared(word).load(std::memory_order_acquire) != value) {
+                spin();
+            }
+        };
         const auto play = [&](std::uint64_t count) {
             for (std::uint64_t round = 0; round < count; ++round) {
                 if (number_ == 0) {
-                    word.store(ping_pong_value_ + 1, std::memory_order_release);
-                    while (word.load(std::memory_order_acquire) != ping_pong_value_ + 2) {
-                        spin();
-                    }
+                    weir::shared(there).store(ping_pong_value_ + 1, std::memory_order_release);
+                    wait_for(back, ping_pong_value_ + 2);
                 } else {
-                    while (word.load(std::memory_order_acquire) != ping_pong_value_ + 1) {
-                        spin();
-                    }
-                    word.store(ping_pong_value_ + 2, std::memory_order_release);
+                    wait_for(there, ping_pong_value_ + 1);
+                    weir::shared(back).store(ping_pong_value_ + 2, std::memory_order_release);
                 }
                 ping_pong_value_ += 2;
             }

@@ -113,6 +113,11 @@ public:
     /// load fetches it.
     [[nodiscard]] double ping_pong();
 
+    /// The same with a line for each direction, as two rings or two ports have them. A line that wanders back and forth
+    /// moves to the reader for good on some processors, so that its answer costs no further transfer; with two lines each
+    /// store has to take its line back first.
+    [[nodiscard]] double ping_pong_on_two_lines();
+
     /// The same with processes that sleep until they are woken: store, futex wake, futex wait.
     [[nodiscard]] double futex_ping_pong();
 
@@ -122,6 +127,8 @@ public:
 private:
     Trial* trial_;
     unsigned number_;
+    [[nodiscard]] double play_ping_pong(std::uint64_t& there, std::uint64_t& back);
+
     std::uint64_t ping_pong_value_ = 0;
     std::uint32_t futex_value_ = 0;
 };
@@ -156,7 +163,10 @@ private:
     };
     struct Shared {
         pthread_barrier_t barrier;
-        alignas(weir::cache_line_bytes) std::uint64_t ping_pong_word;
+        struct alignas(weir::cache_line_bytes) Line {
+            std::uint64_t value;
+        };
+        Line ping_pong_words[2];
         alignas(weir::cache_line_bytes) std::uint32_t futex_word;
         alignas(weir::cache_line_bytes) std::uint32_t record_count;
         Record records[128];

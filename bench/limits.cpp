@@ -7,7 +7,10 @@ namespace {
 
 void measure_ping_pong(bench::Results& results) {
     bench::Trial trial(2);
-    trial.run([](bench::Process& me) { me.record("pingpong_ns", me.ping_pong()); });
+    trial.run([](bench::Process& me) {
+        me.record("pingpong_ns", me.ping_pong());
+        me.record("two_lines_ns", me.ping_pong_on_two_lines());
+    });
     results = trial.results();
 }
 

@@ -91,6 +91,7 @@ void measure_latency(bench::Results& results) {
         const double reads_ns = run(Touch::reads);
         const double second_ns = run(Touch::writes);
         me.record("pingpong_after_ns", me.ping_pong());
+        me.record("two_lines_ns", me.ping_pong_on_two_lines());
         me.record("port_ns", (first_ns + second_ns) / 2);
         me.record("port_reads_only_ns", reads_ns);
         member.leave();

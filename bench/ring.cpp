@@ -62,6 +62,7 @@ void measure_latency(bench::Results& results) {
         me.record("pingpong_between_ns", me.ping_pong());
         const double second_ns = ring_ping_pong(me, rings[2], rings[3]);
         me.record("pingpong_after_ns", me.ping_pong());
+        me.record("two_lines_ns", me.ping_pong_on_two_lines());
         me.record("ring_ns", (first_ns + second_ns) / 2);
     });
     results = trial.results();

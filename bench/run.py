@@ -114,7 +114,12 @@ def counter(name: str) -> Callable[[Counters], float]:
 
 FIGURES = (
     Figure("bare ping-pong, one way", "limits/ping_pong", "ns", counter("pingpong_ns")),
+    Figure("ping-pong with a line for each direction, one way", "limits/ping_pong", "ns", counter("two_lines_ns")),
     Figure("ring, one way", "ring/latency", "ns", counter("ring_ns")),
+    Figure("ring, one way / ping-pong with a line for each direction", "ring/latency", "ratio",
+           lambda c: c["ring_ns"] / c["two_lines_ns"]),
+    Figure("port, one way / ping-pong with a line for each direction", "port/latency", "ratio",
+           lambda c: c["port_ns"] / c["two_lines_ns"]),
     Figure("port, one way, buffer read and written", "port/latency", "ns", counter("port_ns")),
     Figure("port, one way, the second process only reads", "port/latency", "ns", counter("port_reads_only_ns")),
     Figure("ring 1+1, per value", "ring/throughput/1+1", "ns", counter("ring_ns")),
