@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Drives `weir demo` as its users do: with files that exist and files that do not, and with kills from all sides.
 
-    tests/demo_test.py --weir build/tools/weir [NAME...]
+    tests/demo_test.py --weir build/main/tools/weir [NAME...]
 """
 
 import argparse
@@ -24,7 +24,7 @@ import unittest
 weir = ""
 
 CHUNK = 65536 - 128  # the bytes of a file that one buffer carries
-LARGE = 150_000_000  # takes long enough to do something to it on the way
+large = 0  # bytes that take long enough to do something on the way
 PROCESSES = {"weir producer 1", "weir producer 2", "weir producer 3", "weir worker 1", "weir worker 2",
              "weir collector"}
 
@@ -188,7 +188,7 @@ class Demo(unittest.TestCase):
     # --- What goes wrong ------------------------------------------------------------------------------------------
 
     def test_a_byte_that_differs_is_found(self):
-        path = self.holes("holes", LARGE)
+        path = self.holes("holes", large)
         demo = self.start_demo(path)
         producers = [self.pid(demo, f"weir producer {number}") for number in (1, 2, 3)]
         copy = None
@@ -269,7 +269,7 @@ class Demo(unittest.TestCase):
     def test_a_process_that_somebody_kills_is_named(self):
         for name in ("producer 2", "worker 1", "collector"):
             with self.subTest(name=name):
-                demo = self.start_demo(self.holes("holes", LARGE))
+                demo = self.start_demo(self.holes("holes", large))
                 os.kill(self.pid(demo, "weir " + name), signal.SIGKILL)
                 output, errors = demo.communicate()
                 self.assertEqual(demo.returncode, 1, output + errors)
@@ -280,7 +280,7 @@ class Demo(unittest.TestCase):
     def test_interrupted_from_the_terminal_it_leaves_nothing_behind(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             with self.subTest(signal=number):
-                demo = self.start_demo(self.holes("holes", LARGE))
+                demo = self.start_demo(self.holes("holes", large))
                 os.killpg(demo.pid, number)
                 demo.communicate()
                 self.assertEqual(demo.returncode, -number)
@@ -288,13 +288,13 @@ class Demo(unittest.TestCase):
                 self.assertEqual(list(self.scratch.iterdir()), [])
 
     def test_its_processes_die_with_it(self):
-        demo = self.start_demo(self.holes("holes", LARGE))
+        demo = self.start_demo(self.holes("holes", large))
         demo.kill()
         demo.communicate()
         self.assert_gone(demo)
 
     def test_a_stopped_worker_holds_nobody_up_but_what_it_has_claimed(self):
-        demo = self.start_demo(self.holes("holes", LARGE))
+        demo = self.start_demo(self.holes("holes", large))
         stopped = self.pid(demo, "weir worker 1")
         os.kill(stopped, signal.SIGSTOP)
         while any(name.startswith("weir producer") for name in processes_of(demo.pid).values()):
@@ -309,7 +309,7 @@ class Demo(unittest.TestCase):
 
     def test_on_a_terminal_a_line_tells_how_far_it_is(self):
         terminal, other_end = pty.openpty()
-        demo = subprocess.Popen([weir, "demo", self.holes("holes", 100_000_000)], stderr=other_end,
+        demo = subprocess.Popen([weir, "demo", self.holes("holes", large)], stderr=other_end,
                                 stdout=subprocess.DEVNULL, env=dict(self.environment, TERM="xterm"))
         os.close(other_end)
         shown = b""
@@ -324,7 +324,7 @@ class Demo(unittest.TestCase):
             shown += more
         os.close(terminal)
         self.assertEqual(demo.wait(), 0)
-        self.assertRegex(shown, rb"\r +\d+%  [\d.]+ .i?B of 95.4 MiB  [\d.]+ .?i?B/s  \d+ of 64 buffers in flight")
+        self.assertRegex(shown, rb"\r +\d+%  [\d.]+ .?i?B of [\d.]+ MiB  [\d.]+ .?i?B/s  \d+ of 64 buffers in flight")
         self.assertTrue(shown.endswith(b"\r\x1b[K"), "the line is taken away at the end")
 
     def test_in_a_pipe_no_line_is_rewritten(self):
@@ -364,7 +364,9 @@ class Demo(unittest.TestCase):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--weir", required=True)
+    parser.add_argument("--large", type=int, default=150_000_000, help="bytes that take half a second or more")
     parser.add_argument("names", nargs="*", help="tests to run, all by default")
     arguments = parser.parse_args()
     weir = os.path.abspath(arguments.weir)
+    large = arguments.large
     unittest.main(argv=[sys.argv[0], *(f"Demo.{name}" for name in arguments.names)], verbosity=2)

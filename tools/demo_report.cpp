@@ -27,7 +27,7 @@ double seconds(std::int64_t duration_ns) {
 
 std::string describe_plan(const Plan& plan, const SharedMemory& memory) {
     std::string text = fmt::format("{}, {}, as {} of up to 64 KiB\n"
-                                   "{} producers -> port -> {} workers -> port -> collector; {} buffers, {} shared\n",
+                                   "{} producers -> port -> {} workers -> port -> collector, {} buffers in {}\n",
                                    tool::counted(plan.files.size(), "file"), tool::sized(plan.bytes),
                                    tool::counted(plan.message_count, "message"), producer_count, worker_count,
                                    pool_options.buffer_count, tool::sized(memory.size_bytes()));
