@@ -1,8 +1,11 @@
 """Mistakes that the kill harness must find: each a small change of the library, made to a copy of it.
 
 A seed says which text becomes which. Each old text must be there exactly once: where the library has moved on, the
-seed is mended with it, never skipped. `cases` are the harness's cases that have the means to find it.
+seed is mended with it, never skipped. `cases` are the harness's cases that have the means to find it. A window of a
+few instructions that shows in nothing but a wrong answer needs a victim frozen at every step.
 """
+
+EVERY_STEP = ["--frozen-steps", "1000000"]
 
 SEEDS = [
     {
@@ -27,6 +30,7 @@ SEEDS = [
         "name": "pop_reads_cell_once",
         "what": "pop does not read the cell again after it read the reference word",
         "cases": "pop",
+        "arguments": EVERY_STEP,
         "changes": [
             (
                 "include/weir/port.hpp",
@@ -42,6 +46,7 @@ SEEDS = [
         "name": "help_reads_cell_once",
         "what": "a producer does not read the cell again before it says that the port is full",
         "cases": "push_claimed_cell",
+        "arguments": EVERY_STEP,
         "changes": [
             (
                 "include/weir/ring.hpp",
@@ -120,24 +125,16 @@ SEEDS = [
         "changes": [
             (
                 "include/weir/port.hpp",
-                """            if (is_ours) [[likely]] {
-                return RingStatus::ok;
-            }
-""",
-                """            if (is_ours) [[likely]] {
-                later_at_ = at;
-                later_cell_ = cell;
-                return RingStatus::ok;
-            }
-            cleared |= ring_.clear(at, cell);
-""",
-            ),
-            (
-                "include/weir/port.hpp",
                 """            // Before the buffer is handed out: no reference is dropped or pushed on while a cell still names it.
             cleared |= ring_.clear(at, cell);
 """,
-                "",
+                """            if (is_ours) {
+                later_at_ = at;
+                later_cell_ = cell;
+            } else {
+                cleared |= ring_.clear(at, cell);
+            }
+""",
             ),
             (
                 "include/weir/port.hpp",

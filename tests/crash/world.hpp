@@ -1,6 +1,6 @@
 // world.hpp: a small domain in shared memory, the processes in it, and the oracles over it.
 //
-// A table, one pool of 20 buffers, and three ports. Each process that a case forks has a
+// A table, one pool, and three ports. Each process that a case forks has a
 // role, and the role's number is its slot in the process table. What a process pushed and popped it notes in its log,
 // outside of the watched memory; the judge asks whether one order of all that explains everything.
 #pragma once
@@ -24,7 +24,8 @@ namespace crash {
 
 enum Role : unsigned { keeper, victim, helper, judge, worker, extra, role_count };
 
-inline constexpr std::uint32_t buffer_count = 20;
+// More than a process's candidates, so that a drop can return some to the shared bitmap.
+inline constexpr std::uint32_t buffer_count = weir::FreeHints::lane_candidate_max + 5;
 inline constexpr std::size_t message_bytes = 64;
 inline constexpr std::int64_t hour_ns = 3'600'000'000'000;
 

@@ -1,0 +1,368 @@
+#!/usr/bin/env python3
+"""The kill harness: runs its cases, and proves on seeded mistakes that it finds something.
+
+    run.py --quick --program build/.../crash_o2        one built program, with samples of the steps
+    run.py --seeds --program ... --engine ...          seeds alone, on -O2 of one compiler
+    run.py --full [--write-docs]                       gcc and clang, -O0 and -O2, all steps, all seeds
+
+Exit status: 0 nothing was found (and each seed was), 1 something was, 77 this machine cannot single-step.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import seeds as seed_table  # noqa: E402
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
+LINK = ["-Wl,-z,now", "-pthread", "-ldl", "-lrt"]
+DOCS = ROOT / "docs" / "crash-safety.md"
+SKIPPED = 77
+
+# In quick mode -O0 takes ten times the steps for the same accesses to shared memory, so it gets fewer samples.
+QUICK = {
+    "0": ["--kill-steps", "10", "--frozen-steps", "5", "--pair-runs", "20", "--interleaved-runs", "20",
+          "--counted-points", "1"],
+    "2": [],
+}
+
+
+def say(text=""):
+    print(text, flush=True)
+
+
+def run_logged(command, **options):
+    return subprocess.run([str(part) for part in command], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False, **options)
+
+
+class Broken(Exception):
+    """Something other than a finding: it does not compile, a tool is missing."""
+
+
+def compile_all(compiler, flags, sources, folder, jobs):
+    """Compiles C++ files to objects in `folder`, some at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def one(source):
+        target = folder / (source.stem + ("_lib" if source.parent.name == "lib" else "") + ".o")
+        result = run_logged([*compiler, "-std=c++20", *flags, "-c", source, "-o", target])
+        if result.returncode != 0:
+            raise Broken(f"{source.name} does not compile:\n{result.stdout}")
+        return target
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(one, sources))
+
+
+def link(compiler, objects, target):
+    result = run_logged([*compiler, *objects, *LINK, "-o", target])
+    if result.returncode != 0:
+        raise Broken(f"{target.name} does not link:\n{result.stdout}")
+    return target
+
+
+def build(compiler, level, folder, jobs):
+    """The whole harness with the library as it is."""
+    flags = ["-O" + level, "-g", *WARNINGS, "-I", HERE, "-I", ROOT / "include"]
+    sources = [HERE / name for name in ("cases.cpp", "world.cpp", "main.cpp", "engine.cpp")]
+    sources += sorted((ROOT / "lib").glob("*.cpp"))
+    return link(compiler, compile_all(compiler, flags, sources, folder, jobs), folder / "crash")
+
+
+def check_names(program):
+    """cases.txt, which the headers' comments are checked against, is what the program has."""
+    named = (HERE / "cases.txt").read_text().split()
+    result = run_logged([program, "--list"])
+    if result.returncode != 0 or result.stdout.split() != named:
+        say(f"tests/crash/cases.txt lists other cases than the harness has:\n{result.stdout}")
+        return False
+    return True
+
+
+def run_cases(program, arguments, report):
+    """Runs a program's cases; its output goes through. Returns its exit status and its report."""
+    report.unlink(missing_ok=True)
+    status = subprocess.run([str(program), *arguments, "--json", str(report)], check=False).returncode
+    return status, json.loads(report.read_text())["cases"] if report.exists() else []
+
+
+# --- Seeds ------------------------------------------------------------------------------------------------------------
+
+
+def seed_arguments(seed, jobs):
+    return ["--cases", seed["cases"], "--jobs", str(jobs), *seed.get("arguments", [])]
+
+
+def build_seed(seed, compiler, engine, folder, jobs):
+    """The harness with a mistaken library."""
+    root = folder / "tree"
+    for part in ("include", "lib"):
+        shutil.copytree(ROOT / part, root / part)
+    trouble = seed_table.apply(seed, root)
+    if trouble:
+        raise Broken(trouble)
+    # One file instead of two: most of the time goes into the headers.
+    both = folder / "world_and_cases.cpp"
+    both.write_text('#include "world.cpp"\n#include "cases.cpp"\n')
+    flags = ["-O2", "-I", HERE, "-I", root / "include"]
+    objects = compile_all(compiler, flags, [both, *sorted((root / "lib").glob("*.cpp"))], folder, jobs)
+    return link(compiler, [*objects, *engine], folder / "crash")
+
+
+def first_finding(cases):
+    for case in cases:
+        for finding in case["findings"]:
+            return case["name"], " ".join(finding.split())
+    return "", ""
+
+
+def try_seed(seed, compiler, engine, folder, jobs):
+    """Builds the harness with one mistake and looks whether it is found. Returns whether, by which case, and what."""
+    started = time.monotonic()
+    program = build_seed(seed, compiler, engine, folder, jobs)
+    built = time.monotonic()
+    report = folder / "report.json"
+    result = run_logged([program, *seed_arguments(seed, jobs), "--stop-at-first", "--json", report])
+    took = time.monotonic() - built
+    cases = json.loads(report.read_text())["cases"] if report.exists() else []
+    case, finding = first_finding(cases)
+    caught = result.returncode == 1 and finding != ""
+    say(f"{'found' if caught else 'NOT FOUND'}: {seed['name']} ({seed['what']}); built in {built - started:.0f} s, "
+        f"run {took:.1f} s")
+    say(f"    {case}: {finding[:300]}" if caught else result.stdout)
+    return caught, case, finding
+
+
+def try_seeds(compiler, engine, clean, folder, jobs):
+    """All seeds, and the same runs with the library as it is. Returns whether all is as it must be, and what was."""
+    good = True
+    found = {}
+    done = set()
+    for seed in seed_table.SEEDS:
+        arguments = tuple(seed_arguments(seed, jobs))
+        if arguments not in done:
+            done.add(arguments)
+            result = run_logged([clean, *arguments])
+            if result.returncode != 0:
+                good = False
+                say(f"without a mistake, {' '.join(arguments)} is not clean:\n{result.stdout}")
+        try:
+            caught, case, finding = try_seed(seed, compiler, engine, folder / seed["name"], jobs)
+        except Broken as error:
+            caught, case, finding = False, "", ""
+            say(f"BROKEN: {error}")
+        good = good and caught
+        found[seed["name"]] = (caught, case, finding)
+        shutil.rmtree(folder / seed["name"], ignore_errors=True)
+    return good, found
+
+
+def unit_tests_pass(seed, folder):
+    """Whether the ordinary unit tests are passed by the mistaken library, as they are to: the mistakes are subtle."""
+    tree = folder / "tree"
+    files = run_logged(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
+    if files.returncode == 0:
+        for name in filter(None, files.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, tree / name)
+    else:  # not a git checkout
+        shutil.copytree(ROOT, tree, dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns("build", "build-*", ".git", "bench-report"))
+    trouble = seed_table.apply(seed, tree)
+    if trouble:
+        raise Broken(trouble)
+    setup = run_logged(["meson", "setup", folder / "build", tree, "-Dbenchmarks=disabled", "-Dtools=disabled",
+                        "-Dexamples=disabled"])
+    if setup.returncode != 0:
+        raise Broken(f"meson setup of the mistaken library:\n{setup.stdout[-3000:]}")
+    listed = run_logged(["meson", "introspect", "--tests", folder / "build"])
+    tests = [test for test in json.loads(listed.stdout) if any(suite.endswith("unit") for suite in test["suite"])]
+    targets = sorted({pathlib.Path(test["cmd"][0]).name for test in tests})
+    compiled = run_logged(["ninja", "-C", folder / "build",
+                           *[target for target in ninja_targets(folder / "build") if
+                             pathlib.Path(target).name in targets]])
+    if compiled.returncode != 0:
+        raise Broken(f"the unit tests of the mistaken library do not compile:\n{compiled.stdout[-3000:]}")
+    result = run_logged(["meson", "test", "-C", folder / "build", "--no-rebuild", "--suite", "unit"])
+    return result.returncode == 0, len(tests), result.stdout
+
+
+def ninja_targets(folder):
+    listed = run_logged(["ninja", "-C", folder, "-t", "targets", "all"])
+    return [line.split(":")[0] for line in listed.stdout.splitlines() if ":" in line]
+
+
+# --- Modes ------------------------------------------------------------------------------------------------------------
+
+
+def quick(options):
+    if not check_names(options.program):
+        return 1
+    with tempfile.TemporaryDirectory(prefix="weir-crash-") as folder:
+        arguments = ["--jobs", str(options.jobs), "--seed", str(options.seed), *QUICK[options.level]]
+        return run_cases(options.program, arguments, pathlib.Path(folder) / "report.json")[0]
+
+
+def seeds_alone(options):
+    with tempfile.TemporaryDirectory(prefix="weir-crash-") as folder:
+        probe = run_logged([options.program, "--cases", "join", "--kill-steps", "1"])
+        if probe.returncode == SKIPPED:
+            say(probe.stdout)
+            return SKIPPED
+        good, found = try_seeds(shlex.split(options.compiler), options.engine, options.program, pathlib.Path(folder),
+                                options.jobs)
+        say(f"{sum(caught for caught, _, _ in found.values())} of {len(found)} seeded mistakes found")
+        return 0 if good else 1
+
+
+def version_of(compiler):
+    return run_logged([*compiler, "--version"]).stdout.splitlines()[0]
+
+
+def full(options):
+    compilers = [shlex.split(name) for name in options.compilers.split(",")]
+    missing = [compiler[0] for compiler in compilers if shutil.which(compiler[0]) is None]
+    if missing:
+        say(f"missing: {', '.join(missing)}")
+        return 1
+    good = True
+    reports = {}
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weir-crash-") as name:
+        folder = pathlib.Path(name)
+        for compiler in compilers:
+            for level in ("0", "2"):
+                title = f"{compiler[0]} -O{level}"
+                say(f"\n== {title}: {version_of(compiler)}")
+                program = build(compiler, level, folder / title.replace(" ", ""), options.jobs)
+                good = check_names(program) and good
+                status, cases = run_cases(program, ["--full", "--jobs", str(options.jobs), "--seed", str(options.seed)],
+                                          folder / "report.json")
+                if status == SKIPPED:
+                    return SKIPPED
+                good = good and status == 0
+                reports[title] = cases
+        say(f"\n== seeded mistakes, {compilers[0][0]} -O2")
+        base = folder / f"{compilers[0][0]}-O2"
+        all_caught, found = try_seeds(compilers[0], [base / "engine.o", base / "main.o"], base / "crash",
+                                      folder / "seeds", options.jobs)
+        good = good and all_caught
+        unit = {}
+        if not options.no_unit_tests:
+            say("\n== the unit tests, which each of these mistakes is to pass")
+            for seed in seed_table.SEEDS:
+                try:
+                    passed, count, output = unit_tests_pass(seed, folder / "unit" / seed["name"])
+                except Broken as error:
+                    passed, count, output = False, 0, str(error)
+                unit[seed["name"]] = passed
+                good = good and passed
+                say(f"{'passed' if passed else 'FAILED'}: {count} unit tests with {seed['name']}")
+                if not passed:
+                    say(output[-3000:])
+                shutil.rmtree(folder / "unit" / seed["name"], ignore_errors=True)
+        if options.write_docs:
+            write_docs(compilers, reports, found, unit)
+    deaths = sum(case["kills"] for cases in reports.values() for case in cases)
+    frozen = sum(case["frozen"] for cases in reports.values() for case in cases)
+    findings = sum(len(case["findings"]) for cases in reports.values() for case in cases)
+    say(f"\n{deaths} deaths, {frozen} freezes, {findings} findings; "
+        f"{sum(caught for caught, _, _ in found.values())} of {len(found)} seeded mistakes found; "
+        f"{time.monotonic() - started:.0f} s")
+    return 0 if good else 1
+
+
+# --- docs/crash-safety.md ---------------------------------------------------------------------------------------------
+
+
+def tables(compilers, reports, found, unit):
+    lines = [f"Seed and machine of these numbers: Linux {platform.release().split('-')[0]} on {platform.machine()}; "
+             + "; ".join(version_of(compiler) for compiler in compilers) + ".", ""]
+    lines += ["| build | steps | classes | deaths | freezes | findings |", "|---|--:|--:|--:|--:|--:|"]
+    for title, cases in reports.items():
+        lines.append(f"| {title} | {sum(case['steps'] for case in cases):,} | "
+                     f"{sum(case['classes'] for case in cases):,} | {sum(case['kills'] for case in cases):,} | "
+                     f"{sum(case['frozen'] for case in cases):,} | {sum(len(case['findings']) for case in cases):,} |")
+    first = compilers[0][0]
+    lines += ["", f"Steps and classes are those of {first}, -O0 and -O2; deaths and what was seen of the killed "
+              "operation (not happened / in part / done), and freezes, are of all builds together.", "",
+              "| case | what | steps | classes | deaths | not / part / done | freezes | findings |",
+              "|---|---|--:|--:|--:|--:|--:|--:|"]
+    for number, case in enumerate(reports[f"{first} -O0"]):
+        every = [cases[number] for cases in reports.values()]
+        low, high = case, reports[f"{first} -O2"][number]
+        total = {key: sum(one[key] for one in every) for key in
+                 ("kills", "frozen", "not_happened", "in_part", "done")}
+        outcomes = " / ".join(f"{total[key]:,}" for key in ("not_happened", "in_part", "done"))
+        if total["not_happened"] + total["in_part"] + total["done"] == 0:
+            outcomes = ""
+        steps = f"{low['steps']:,} / {high['steps']:,}" if low["steps"] else ""
+        classes = f"{low['classes']} / {high['classes']}" if low["steps"] else ""
+        lines.append(f"| `{case['name']}` | {case['what']} | {steps} | {classes} | {total['kills']:,} | {outcomes} | "
+                     f"{total['frozen']:,} | {sum(len(one['findings']) for one in every)} |")
+    slowest = max(case["slowest_percent"] for cases in reports.values() for case in cases)
+    lines += ["", f"A survivor beside a frozen process never needed more than {slowest / 100:.1f} times the "
+              "instructions that the same operation takes alone.", "",
+              "| seeded mistake | found by | unit tests |", "|---|---|---|"]
+    for seed in seed_table.SEEDS:
+        caught, case, _ = found[seed["name"]]
+        tests = {True: "pass", False: "fail", None: "not run"}[unit.get(seed["name"])]
+        lines.append(f"| {seed['what']} | {'`' + case + '`' if caught else 'nothing'} | {tests} |")
+    return "\n".join(lines)
+
+
+def write_docs(compilers, reports, found, unit):
+    begin, end = "<!-- begin: written by tests/crash/run.py -->", "<!-- end -->"
+    text = DOCS.read_text()
+    head, rest = text.split(begin)
+    tail = rest.split(end)[1]
+    DOCS.write_text(f"{head}{begin}\n{tables(compilers, reports, found, unit)}\n{end}{tail}")
+    say(f"wrote {DOCS.relative_to(ROOT)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--quick", action="store_true")
+    mode.add_argument("--seeds", action="store_true")
+    mode.add_argument("--full", action="store_true")
+    parser.add_argument("--program", type=pathlib.Path, help="a built harness")
+    parser.add_argument("--level", choices=sorted(QUICK), default="2", help="what --program was optimised with")
+    parser.add_argument("--engine", type=pathlib.Path, nargs="+", help="the harness's own parts, as static libraries")
+    parser.add_argument("--compiler", default="g++", help="for --seeds")
+    parser.add_argument("--compilers", default="g++,clang++", help="for --full")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seed", type=int, default=20261123, help="of the random steps")
+    parser.add_argument("--no-unit-tests", action="store_true", help="for --full: without the seeds' unit tests")
+    parser.add_argument("--write-docs", action="store_true", help="for --full: the tables of docs/crash-safety.md")
+    options = parser.parse_args()
+    if platform.machine() != "x86_64":
+        say("skipped: the engine single-steps x86-64 processes")
+        return SKIPPED
+    say(f"seed {options.seed}")
+    try:
+        if options.quick:
+            return quick(options)
+        return seeds_alone(options) if options.seeds else full(options)
+    except Broken as error:
+        say(str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
