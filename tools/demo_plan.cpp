@@ -15,8 +15,8 @@
 #include <unordered_set>
 #include <utility>
 
-#include <dlfcn.h>
 #include <fcntl.h>
+#include <link.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -60,10 +60,19 @@ PlannedFile named_file(const std::string& name) {
 
 /// The folder that the C library was loaded from.
 fs::path library_folder() {
-    Dl_info info{};
+    std::string library = "/usr/lib/libc.so";
+    dl_iterate_phdr(
+        [](dl_phdr_info* loaded, std::size_t, void* found) {
+            const std::string name = fs::path(loaded->dlpi_name).filename();
+            const bool is_it = name.starts_with("libc.") || name.starts_with("ld-musl");
+            if (is_it) {
+                *static_cast<std::string*>(found) = loaded->dlpi_name;
+            }
+            return is_it ? 1 : 0;
+        },
+        &library);
     std::error_code error;
-    const fs::path library = dladdr(reinterpret_cast<const void*>(&getpid), &info) != 0 ? info.dli_fname : "/usr/lib/.";
-    const fs::path folder = fs::canonical(library.parent_path(), error);
+    const fs::path folder = fs::canonical(fs::path(library).parent_path(), error);
     return error ? "/usr/lib" : folder;
 }
 

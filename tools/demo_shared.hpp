@@ -47,7 +47,7 @@ struct alignas(cache_line_bytes) ProcessReport {
     std::uint64_t messages; ///< passed on, or by the collector written
     std::uint64_t bytes;    ///< of files
     std::uint64_t waits;    ///< how often it found no free buffer, no room, or no message
-    std::uint64_t in_hand;  ///< messages of a worker that are taken and not yet passed on
+    std::uint64_t in_hand;  ///< messages that a worker has taken and is not yet passing on
     std::uint64_t offsets_checked;
     std::uint64_t offsets_moved;
     std::int64_t first_ns;

@@ -408,9 +408,9 @@ void work(const Stage& stage) {
             header.checksum = tool::crc32(data_of(buffer));
             header.worker = stage.number;
             const std::uint64_t data_bytes = header.data_bytes;
+            set(stage.report.in_hand, read(stage.report.in_hand) - 1);
             push_on(stage, out, std::move(buffer));
             count_message(stage.report, data_bytes);
-            set(stage.report.in_hand, read(stage.report.in_hand) - 1);
         }
     }
 }
