@@ -1,451 +1,538 @@
-// All operations at once, by threads over one mapping, each with a membership of its own: made for ThreadSanitizer, which
-// sees neither across processes nor through two mappings of a page.
+// Threads over one mapping, each a member of its own, that do everything at once and die in the middle. For
+// ThreadSanitizer, which cannot see across processes; it runs in ordinary builds, too.
 //
-//     stress [ROUNDS]              each thread lives that many lives; WEIR_TEST_SEED sets the seed
-//     stress --expect-race         a build with ThreadSanitizer must find a write to a payload after its push
+//     stress [--lives 60] [--steps 120] [--threads 5]
 //
-// A life: join, open the pools and ports, allocate, write, push, pop, verify, forward, clone, copy, drop, wait, in batches
-// and one by one, attach and detach; then it leaves, or it stops where it is and two reapers give back what it held. Death
-// is handed to the reapers under a mutex, as a parent learns of it from the kernel. At the end all is drained, and every
-// buffer must be free.
+// A worker lives `lives` times: it joins, opens the pools and ports, takes `steps` random steps, and then leaves, or dies:
+// it touches nothing any more, and hands its membership to the reapers. Some die between the two steps of a push or of a
+// pop. Every buffer's payload is written and verified with plain loads and stores, so that a happens-before that is
+// missing is a data race.
+//
+// Through port 0 go fresh messages only, each pushed once: what was pushed must equal what was popped, claimed by the dead,
+// or left over; and no consumer may see a producer's messages out of order. Ports 1 and 2 carry clones, copies and buffers
+// that are passed on. At the end everything is free. Threads keep their notes to themselves until they have ended: a lock
+// around a shared ledger would order what has to be ordered by the library.
+#include "../testing.hpp"
 
-#include <weir/weir.hpp>
-
+#include <algorithm>
 #include <array>
-#include <chrono>
 #include <condition_variable>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <cstdarg>
 #include <deque>
 #include <map>
-#include <memory>
-#include <mutex>
-#include <random>
-#include <string>
 #include <thread>
-#include <utility>
-#include <vector>
 
-#include <sys/wait.h>
-#include <unistd.h>
+using namespace std::chrono_literals;
+using namespace weir;
 
 namespace {
 
-constexpr unsigned thread_count = 5;
-constexpr unsigned operations_per_life = 60;
-constexpr std::chrono::nanoseconds wait_time{200'000};
-constexpr unsigned watchdog_seconds = 900;
-
-using Random = std::minstd_rand;
-
-[[noreturn]] void fail(const std::string& what) {
-    std::fprintf(stderr, "stress: %s\n", what.c_str());
-    std::_Exit(1);
+[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    std::fprintf(stderr, "FAILED (WEIR_TEST_SEED=%llu): ", static_cast<unsigned long long>(test::seed()));
+    std::vfprintf(stderr, format, arguments);
+    std::fputc('\n', stderr);
+    va_end(arguments);
+    std::fflush(stderr);
+    _exit(1);
 }
 
-/// The shared memory, and each membership's views of it.
-struct Shared {
-    static constexpr std::array<weir::BufferPoolOptions, 2> pool_options{
-        {{.buffer_bytes = 64, .buffer_count = 24},
-         {.buffer_bytes = 256, .buffer_count = 12, .references_per_buffer = 12, .first_buffer = 24}}};
-    static constexpr std::array<weir::PortOptions, 3> port_options{
-        {{.capacity = 8, .port_id = 0, .when_unconsumed = weir::WhenUnconsumed::fill},
-         {.capacity = 4, .port_id = 1, .when_full = weir::WhenFull::refuse, .time_stamps = true},
-         {.capacity = 4,
-          .port_id = 2,
-          .when_full = weir::WhenFull::drop_oldest,
-          .when_unconsumed = weir::WhenUnconsumed::fill}}};
+constexpr WaitOptions short_spin{.spin_count = 10, .recheck_interval_ns = 500'000};
 
-    Shared() : segment(weir::Segment::anonymous(4 << 20)) {
-        weir::SegmentCursor cursor(segment.bytes());
-        table_memory = cursor.take(weir::ProcessTable::bytes());
-        for (std::size_t index = 0; index < pool_options.size(); ++index) {
-            control[index] = cursor.take(weir::BufferPool::control_bytes(pool_options[index]));
-            payload[index] = cursor.take(weir::BufferPool::payload_bytes(pool_options[index]));
-            weir::BufferPool::format(control[index], pool_options[index]);
-        }
-        for (std::size_t index = 0; index < port_options.size(); ++index) {
-            port_memory[index] = cursor.take(weir::Port::bytes(port_options[index]));
-            weir::Port::format(port_memory[index], port_options[index]);
+/// What a payload holds, all of it: who wrote it and the how manieth, and words that follow from these.
+struct Payload {
+    std::uint32_t writer;
+    std::uint32_t number;
+    std::uint32_t words[14];
+
+    void write(std::uint32_t by, std::uint32_t its_number) {
+        writer = by;
+        number = its_number;
+        for (std::uint32_t place = 0; place < std::size(words); ++place) {
+            words[place] = by * 7919 + its_number * 31 + place;
         }
     }
-
-    weir::Segment segment;
-    std::span<std::byte> table_memory;
-    std::array<std::span<std::byte>, pool_options.size()> control;
-    std::array<std::span<std::byte>, pool_options.size()> payload;
-    std::array<std::span<std::byte>, port_options.size()> port_memory;
-};
-
-struct Member {
-    explicit Member(const Shared& shared) : membership(weir::ProcessTable(shared.table_memory).join()) {
-        for (std::size_t index = 0; index < shared.control.size(); ++index) {
-            buffers.add(weir::BufferPool(shared.control[index], shared.payload[index], membership));
+    [[nodiscard]] bool is_whole() const {
+        for (std::uint32_t place = 0; place < std::size(words); ++place) {
+            if (words[place] != writer * 7919 + number * 31 + place) {
+                return false;
+            }
         }
-        for (const auto& memory : shared.port_memory) {
-            ports.emplace_back(memory, membership, buffers);
-        }
-    }
-
-    weir::Membership membership;
-    weir::SharedBufferAllocator buffers;
-    std::vector<weir::Port> ports;
-};
-
-/// Who died, for the reapers; and what the dead leave behind in private memory, which nobody touches again.
-class Morgue {
-public:
-    struct Body {
-        std::unique_ptr<Member> member;
-        std::vector<std::unique_ptr<weir::Producer>> producers;
-        std::vector<std::unique_ptr<weir::Consumer>> consumers;
-    };
-
-    void bury(Body body) {
-        const std::lock_guard lock(mutex_);
-        for (std::deque<weir::Membership>& dead : dead_) {
-            dead.push_back(body.member->membership);
-        }
-        // Their destructors would go on where the dead stopped.
-        for (auto& producer : body.producers) {
-            remains_producers_.push_back(producer.release());
-        }
-        for (auto& consumer : body.consumers) {
-            remains_consumers_.push_back(consumer.release());
-        }
-        remains_members_.push_back(std::move(body.member));
-        changed_.notify_all();
-    }
-
-    /// The next dead for reaper `number`; false at the end.
-    bool next(unsigned number, weir::Membership& dead) {
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return closed_ || !dead_[number].empty(); });
-        if (dead_[number].empty()) {
-            return false;
-        }
-        dead = dead_[number].front();
-        dead_[number].pop_front();
         return true;
     }
+};
+static_assert(sizeof(Payload) == 64);
 
-    void close() {
+Payload& payload_of(const BufferPtr& buffer) {
+    return *reinterpret_cast<Payload*>(buffer.bytes().data());
+}
+
+struct Fresh {
+    std::uint32_t writer;
+    std::uint32_t number;
+    friend auto operator<=>(const Fresh&, const Fresh&) = default;
+};
+
+/// The dead, until two reapers have seen each. (Knowing that somebody is dead orders what it did before; as in a wait for
+/// a process.)
+class Mortuary {
+public:
+    void add(const Membership& dead) {
         const std::lock_guard lock(mutex_);
-        closed_ = true;
+        dead_.push_back(dead);
+        dead_.push_back(dead);
         changed_.notify_all();
     }
-
-    [[nodiscard]] std::size_t size() {
+    void close() {
         const std::lock_guard lock(mutex_);
-        return remains_members_.size();
+        is_closed_ = true;
+        changed_.notify_all();
+    }
+    [[nodiscard]] std::optional<Membership> take() {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return is_closed_ || !dead_.empty(); });
+        if (dead_.empty()) {
+            return std::nullopt;
+        }
+        const Membership dead = dead_.front();
+        dead_.pop_front();
+        return dead;
     }
 
 private:
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::array<std::deque<weir::Membership>, 2> dead_;
-    std::vector<weir::Producer*> remains_producers_;
-    std::vector<weir::Consumer*> remains_consumers_;
-    std::vector<std::unique_ptr<Member>> remains_members_;
-    bool closed_ = false;
+    std::deque<Membership> dead_;
+    bool is_closed_ = false;
 };
 
-/// What is in a message: every word of it follows from the first.
-void write_payload(weir::BufferPtr& buffer, std::uint64_t first) {
-    std::uint64_t word = first;
-    for (std::size_t offset = 0; offset + sizeof(word) <= buffer.size_bytes(); offset += sizeof(word), ++word) {
-        std::memcpy(buffer.bytes().data() + offset, &word, sizeof(word));
-    }
-}
+/// What a worker notes, for itself.
+struct Notes {
+    std::vector<Fresh> pushed;
+    std::vector<Fresh> taken;
+    std::map<const char*, unsigned> counts;
+};
 
-std::uint64_t verify_payload(const weir::BufferPtr& buffer) {
-    std::uint64_t first = 0;
-    std::memcpy(&first, buffer.bytes().data(), sizeof(first));
-    for (std::size_t offset = 0; offset + sizeof(first) <= buffer.size_bytes(); offset += sizeof(first)) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, buffer.bytes().data() + offset, sizeof(word));
-        if (word != first + offset / sizeof(word)) {
-            fail("a payload changed while it was a message");
-        }
-    }
-    return first;
-}
-
-class Life {
+class Worker {
 public:
-    Life(const Shared& shared, Random& random, bool makes_race)
-        : member_(std::make_unique<Member>(shared)), random_(&random), makes_race_(makes_race) {
-        attach();
-    }
+    Worker(const test::DomainMemory& memory, Mortuary& mortuary, std::uint32_t id)
+        : memory_(memory), mortuary_(mortuary), id_(id), random_(test::seed() + id) {}
 
-    void live() {
-        const unsigned count = below(operations_per_life) + 1;
-        for (unsigned number = 0; number < count; ++number) {
-            operate();
+    void run(unsigned life_count, unsigned step_count) {
+        for (unsigned life = 0; life < life_count; ++life) {
+            live(step_count);
         }
     }
-
-    void die(Morgue& morgue) {
-        for (weir::BufferPtr& buffer : held_) {
-            buffer.forget();
-        }
-        morgue.bury({std::move(member_), std::move(producers_), std::move(consumers_)});
-    }
-
-    void leave() {
-        held_.clear();
-        producers_.clear();
-        consumers_.clear();
-        if (weir::leave(member_->membership, member_->buffers, member_->ports).error) {
-            fail("leave() did not give everything back");
-        }
-    }
+    [[nodiscard]] const Notes& notes() const { return notes_; }
 
 private:
-    [[nodiscard]] unsigned below(unsigned bound) { return static_cast<unsigned>((*random_)() >> 8) % bound; }
+    static constexpr std::size_t port_count = 3;
 
-    void attach() {
-        const weir::WaitOptions wait{.spin_count = below(3) * 20, .recheck_interval_ns = 1'000'000};
-        for (const weir::Port& port : member_->ports) {
-            producers_.push_back(std::make_unique<weir::Producer>(port, wait));
-            consumers_.push_back(std::make_unique<weir::Consumer>(port, wait));
+    void live(unsigned step_count) {
+        member_ = std::make_unique<test::Member>(memory_);
+        for (std::size_t port = 0; port < port_count; ++port) {
+            open(port);
+        }
+        const unsigned steps = random_.below(step_count) + 1;
+        for (unsigned step = 0; step < steps; ++step) {
+            take_step();
+        }
+        if (random_.one_in(2)) {
+            held_.clear();
+            for (std::size_t port = 0; port < port_count; ++port) {
+                outs_[port].reset();
+                ins_[port].reset();
+            }
+            if (random_.one_in(3)) { // somebody else makes the same mistake once: a buffer is forgotten
+                test::abandon(member_->pools[0].try_allocate());
+            }
+            if (const ReapResult result = member_->leave(); result.error || !result.ended_entry) {
+                fail("leaving: %s", result.error.message().c_str());
+            }
+            ++notes_.counts["left"];
+        } else {
+            if (random_.one_in(2)) {
+                die_in_push();
+            } else {
+                die_in_pop();
+            }
+            for (BufferPtr& buffer : held_) {
+                test::abandon(std::move(buffer));
+            }
+            held_.clear();
+            for (std::size_t port = 0; port < port_count; ++port) {
+                test::abandon(std::move(outs_[port]));
+                test::abandon(std::move(ins_[port]));
+            }
+            const Membership dead = member_->me;
+            member_.reset(); // private memory alone
+            mortuary_.add(dead);
+            ++notes_.counts["died"];
         }
     }
 
-    void hold(weir::BufferPtr buffer) {
-        if (buffer) {
+    void open(std::size_t port) {
+        outs_[port] = std::make_unique<Producer>(member_->ports[port], short_spin);
+        ins_[port] = std::make_unique<Consumer>(member_->ports[port], short_spin);
+        if (port == 0) {
+            // Each handle is a writer of its own: the order of one handle's messages is what is promised.
+            stream_ = id_ << 16 | ++stream_count_;
+            next_number_ = 0;
+            last_seen_.clear();
+        }
+    }
+
+    void take_step() {
+        switch (random_.below(16)) {
+        case 0:
+        case 1: allocate(); break;
+        case 2: clone_or_copy(); break;
+        case 3:
+        case 4: drop(); break;
+        case 5:
+        case 6: push_fresh(); break;
+        case 7: push_fresh_batch(); break;
+        case 8:
+        case 9: pop_fresh(); break;
+        case 10:
+        case 11: pass_on(1 + random_.below(2U)); break;
+        case 12:
+        case 13: take_in(1 + random_.below(2U)); break;
+        case 14: look(); break;
+        default:
+            if (random_.one_in(4)) {
+                reopen();
+            }
+        }
+        while (held_.size() > 5) {
+            drop();
+        }
+    }
+
+    [[nodiscard]] BufferPtr new_buffer() {
+        const std::size_t bytes = random_.one_in(2) ? sizeof(Payload) : 2 * sizeof(Payload);
+        switch (random_.below(3)) {
+        case 0: return member_->buffers.try_allocate(bytes);
+        case 1: return member_->buffers.allocate_for(bytes, 50us, short_spin);
+        default: return member_->pools[random_.below(2U)].allocate_for(20us, short_spin);
+        }
+    }
+
+    void write(const BufferPtr& buffer, std::uint32_t writer, std::uint32_t number) {
+        if (buffer.use_count() != 1) {
+            fail("%u users of a buffer that is to be written", buffer.use_count());
+        }
+        payload_of(buffer).write(writer, number);
+    }
+
+    void verify(const BufferPtr& buffer) const {
+        if (!payload_of(buffer).is_whole()) {
+            fail("a torn payload of %x, number %u", payload_of(buffer).writer, payload_of(buffer).number);
+        }
+    }
+
+    void allocate() {
+        if (BufferPtr buffer = new_buffer()) {
+            write(buffer, id_, ++serial_);
             held_.push_back(std::move(buffer));
         }
-        while (held_.size() > 6) {
-            held_.pop_front();
+    }
+
+    void clone_or_copy() {
+        if (!held_.empty()) {
+            const BufferPtr& one = held_[random_.below(held_.size())];
+            BufferPtr another = random_.one_in(2) ? one.clone() : one;
+            if (another) {
+                verify(another);
+                held_.push_back(std::move(another));
+            }
         }
     }
 
-    [[nodiscard]] weir::BufferPtr allocate() {
-        const std::size_t bytes = below(2) == 0 ? 64 : 200;
-        weir::BufferPtr buffer =
-            below(4) == 0 ? member_->buffers.allocate_for(bytes, wait_time) : member_->buffers.try_allocate(bytes);
+    void drop() {
+        if (!held_.empty()) {
+            const auto place = held_.begin() + static_cast<std::ptrdiff_t>(random_.below(held_.size()));
+            verify(*place);
+            held_.erase(place);
+        }
+    }
+
+    [[nodiscard]] BufferPtr fresh() {
+        BufferPtr buffer = new_buffer();
         if (buffer) {
-            buffer.set_tag(static_cast<std::uint32_t>(bytes));
-            write_payload(buffer, (*random_)());
+            write(buffer, stream_, next_number_);
         }
         return buffer;
     }
 
-    void check(const weir::BufferPtr& buffer) {
-        if (buffer) {
-            verify_payload(buffer);
-            if (buffer.tag() != buffer.size_bytes()) {
-                fail("a message's tag and size are of two messages");
-            }
-        }
-    }
-
-    void push(weir::BufferPtr buffer) {
+    void push_fresh() {
+        BufferPtr buffer = fresh();
         if (!buffer) {
             return;
         }
-        weir::Producer& producer = *producers_[below(3)];
-        std::byte* const payload = buffer.bytes().data();
-        const weir::PushResult result =
-            below(3) == 0 ? producer.push_for(std::move(buffer), wait_time) : producer.try_push(std::move(buffer));
-        if (result == weir::PushResult::failed && producer.last_error() != weir::errc::too_many_references) {
-            fail("push failed: " + producer.last_error().message());
-        }
-        if (makes_race_ && result == weir::PushResult::ok) {
-            // the seeded race: the buffer is the consumer's now. The value stays, so that only ThreadSanitizer sees it.
-            volatile std::byte& theirs = payload[8];
-            const std::byte value = theirs;
-            theirs = value;
-        }
-        hold(std::move(buffer));
-    }
-
-    void pop() {
-        weir::Consumer& consumer = *consumers_[below(3)];
-        weir::BufferPtr buffer = below(3) == 0 ? consumer.pop_for(wait_time) : consumer.try_pop();
-        check(buffer);
-        if (below(2) == 0) {
-            push(std::move(buffer));
-        } else {
-            hold(std::move(buffer));
+        [[maybe_unused]] Payload& payload = payload_of(buffer);
+        const PushResult result =
+            random_.one_in(2) ? outs_[0]->try_push(std::move(buffer)) : outs_[0]->push_for(std::move(buffer), 100us);
+        if (result == PushResult::ok) {
+#if defined(WEIR_SEEDED_RACE)
+            // The same bytes, in a buffer that is not the producer's any more.
+            *static_cast<volatile std::uint32_t*>(&payload.words[0]) = payload.words[0];
+#endif
+            notes_.pushed.push_back({stream_, next_number_++});
+        } else if (result == PushResult::failed) {
+            fail("push: %s", outs_[0]->last_error().message().c_str());
         }
     }
 
-    void push_batch() {
-        std::array<weir::BufferPtr, 3> batch;
-        for (weir::BufferPtr& buffer : batch) {
-            buffer = allocate();
+    void push_fresh_batch() {
+        std::vector<BufferPtr> batch;
+        const std::uint32_t first = next_number_;
+        while (batch.size() < 3) {
+            BufferPtr buffer = fresh();
             if (!buffer) {
-                return;
+                break;
+            }
+            ++next_number_;
+            batch.push_back(std::move(buffer));
+        }
+        const std::size_t count = outs_[0]->try_push(batch);
+        for (std::uint32_t place = 0; place < count; ++place) {
+            notes_.pushed.push_back({stream_, first + place});
+        }
+    }
+
+    void note_fresh(const BufferPtr& buffer) {
+        verify(buffer);
+        const Payload& payload = payload_of(buffer);
+        const auto [last, is_first] = last_seen_.try_emplace(payload.writer, payload.number);
+        if (!is_first) {
+            if (payload.number <= last->second) {
+                fail("of writer %x came %u after %u", payload.writer, payload.number, last->second);
+            }
+            last->second = payload.number;
+        }
+        notes_.taken.push_back({payload.writer, payload.number});
+    }
+
+    void pop_fresh() {
+        std::vector<BufferPtr> batch;
+        switch (random_.below(3)) {
+        case 0: batch.push_back(ins_[0]->try_pop()); break;
+        case 1: batch.push_back(ins_[0]->pop_for(100us)); break;
+        default: batch.resize(3); static_cast<void>(ins_[0]->try_pop(batch));
+        }
+        for (BufferPtr& buffer : batch) {
+            if (buffer) {
+                note_fresh(buffer);
+                if (random_.one_in(2)) {
+                    write(buffer, id_, ++serial_); // it is this worker's alone now
+                }
+                held_.push_back(std::move(buffer));
             }
         }
-        static_cast<void>(producers_[below(3)]->try_push(batch));
-    }
-
-    void pop_batch() {
-        std::array<weir::BufferPtr, 3> batch;
-        const std::size_t count = consumers_[below(3)]->try_pop(batch);
-        for (std::size_t place = 0; place < count; ++place) {
-            check(batch[place]);
+        if (ins_[0]->last_error()) {
+            fail("pop: %s", ins_[0]->last_error().message().c_str());
         }
     }
 
-    /// Fan-out: clones and copies of one buffer, to several ports.
-    void fan_out() {
-        weir::BufferPtr buffer = allocate();
-        if (!buffer) {
+    /// Pushes something that is held, of which there may be clones and copies.
+    void pass_on(std::size_t port) {
+        if (held_.empty()) {
             return;
         }
-        weir::BufferPtr clone = buffer.clone();
-        weir::BufferPtr copy = buffer;
-        check(copy);
-        push(std::move(clone));
-        push(std::move(copy));
-        push(std::move(buffer));
-    }
-
-    void operate() {
-        switch (below(10)) {
-        case 0:
-        case 1:
-        case 2: push(allocate()); break;
-        case 3:
-        case 4:
-        case 5: pop(); break;
-        case 6: push_batch(); break;
-        case 7: pop_batch(); break;
-        case 8: fan_out(); break;
-        default: operate_rarely();
+        std::swap(held_[random_.below(held_.size())], held_.back());
+        BufferPtr buffer = std::move(held_.back());
+        held_.pop_back();
+        verify(buffer);
+        if (buffer.use_count() == 1) {
+            write(buffer, id_, ++serial_);
+        }
+        const PushResult result = outs_[port]->try_push(std::move(buffer));
+        if (result == PushResult::failed && outs_[port]->last_error() != errc::too_many_references) {
+            fail("push: %s", outs_[port]->last_error().message().c_str());
+        }
+        if (result != PushResult::ok) {
+            verify(buffer);
         }
     }
 
-    void operate_rarely() {
-        const std::size_t place = below(3);
-        switch (below(5)) {
-        case 0: producers_[place] = std::make_unique<weir::Producer>(member_->ports[place]); break;
-        case 1: consumers_[place] = std::make_unique<weir::Consumer>(member_->ports[place]); break;
-        case 2: static_cast<void>(consumers_[place]->stream_end()); break;
-        case 3: static_cast<void>(member_->ports[place].counters(weir::PortEnd::producer)); break;
-        default: held_.clear();
+    void take_in(std::size_t port) {
+        BufferPtr buffer = random_.one_in(2) ? ins_[port]->try_pop() : ins_[port]->pop_for(50us);
+        if (buffer) {
+            verify(buffer);
+            static_cast<void>(buffer.sequence());
+            held_.push_back(std::move(buffer));
+        } else if (ins_[port]->last_error()) {
+            fail("pop: %s", ins_[port]->last_error().message().c_str());
         }
     }
 
-    std::unique_ptr<Member> member_;
-    Random* random_;
-    bool makes_race_;
-    std::vector<std::unique_ptr<weir::Producer>> producers_;
-    std::vector<std::unique_ptr<weir::Consumer>> consumers_;
-    std::deque<weir::BufferPtr> held_;
+    void look() {
+        const std::size_t port = random_.below(port_count);
+        static_cast<void>(ins_[port]->stream_end());
+        static_cast<void>(member_->ports[port].counters(PortEnd::producer));
+        static_cast<void>(member_->pools[0].free_count());
+    }
+
+    void reopen() {
+        const std::size_t port = random_.below(port_count);
+        outs_[port].reset();
+        ins_[port].reset();
+        ++notes_.counts["reopened"];
+        open(port);
+    }
+
+    /// The first step of a push alone.
+    void die_in_push() {
+        BufferPtr buffer = new_buffer();
+        if (buffer) {
+            write(buffer, id_, ++serial_);
+            PortView& port = *member_->ports[random_.below(port_count)].view();
+            set_queued(buffer.pool()->reference(buffer.index(), buffer.reference()), member_->me.owner(),
+                       port.options().port_id);
+            test::abandon(std::move(buffer));
+            ++notes_.counts["died in a push"];
+        }
+    }
+
+    /// The steps of a pop up to the claim.
+    void die_in_pop() {
+        PortView& port = *member_->ports[0].view();
+        std::uint64_t position = 0;
+        std::uint64_t cell = 0;
+        PortView::Item item;
+        if (port.ring().find_item(position, cell) != RingStatus::ok || !port.decode(cell, item)) {
+            return;
+        }
+        const std::uint64_t seen = load_reference(item.word());
+        if (port.ring().load_cell(position) == cell && item.is_queued_as(seen) &&
+            try_claim(item.word(), seen, member_->me.owner())) {
+            const auto* payload = reinterpret_cast<const Payload*>(item.pool->payload(item.index));
+            notes_.taken.push_back({payload->writer, payload->number});
+            ++notes_.counts["died in a pop"];
+        }
+    }
+
+    const test::DomainMemory& memory_;
+    Mortuary& mortuary_;
+    std::uint32_t id_;
+    test::Random random_;
+    std::unique_ptr<test::Member> member_;
+    std::array<std::unique_ptr<Producer>, port_count> outs_;
+    std::array<std::unique_ptr<Consumer>, port_count> ins_;
+    std::vector<BufferPtr> held_;
+    std::uint32_t stream_ = 0;
+    std::uint32_t stream_count_ = 0;
+    std::uint32_t next_number_ = 0;
+    std::uint32_t serial_ = 0;
+    std::map<std::uint32_t, std::uint32_t> last_seen_;
+    Notes notes_;
 };
 
-int run(unsigned life_count, unsigned seed, bool makes_race) {
-    const Shared shared;
-    Morgue morgue;
-    std::vector<std::thread> lives;
-    std::vector<std::thread> reapers;
-    for (unsigned number = 0; number < 2; ++number) {
-        reapers.emplace_back([&shared, &morgue, number] {
-            Member member(shared);
-            weir::Membership dead = member.membership;
-            while (morgue.next(number, dead)) {
-                const weir::ReapResult result = weir::reap(dead, member.buffers, member.ports);
-                if (result.error) {
-                    fail("reap: " + result.error.message());
-                }
-            }
-            static_cast<void>(weir::leave(member.membership, member.buffers, member.ports));
-        });
-    }
-    for (unsigned number = 0; number < thread_count; ++number) {
-        lives.emplace_back([&shared, &morgue, life_count, seed, number, makes_race] {
-            Random random(seed + number * 7919);
-            for (unsigned count = 0; count < life_count; ++count) {
-                Life life(shared, random, makes_race);
-                life.live();
-                if (random() % 3 == 0) {
-                    life.die(morgue);
-                } else {
-                    life.leave();
-                }
-            }
-        });
-    }
-    for (std::thread& thread : lives) {
-        thread.join();
-    }
-    morgue.close();
-    for (std::thread& thread : reapers) {
-        thread.join();
-    }
-
-    Member last(shared);
-    unsigned drained_count = 0;
-    for (const weir::Port& port : last.ports) {
-        weir::Consumer consumer(port);
-        while (const weir::BufferPtr buffer = consumer.try_pop()) {
-            verify_payload(buffer);
-            ++drained_count;
+void reap_all(const test::DomainMemory& memory, Mortuary& mortuary) {
+    const test::Member me(memory);
+    while (const std::optional<Membership> dead = mortuary.take()) {
+        if (const ReapResult result = me.reap(*dead); result.error || dead->is_alive()) {
+            fail("reaping: %s", result.error.message().c_str());
         }
     }
-    weir::DomainCensus census;
-    const std::vector<std::string> broken =
-        weir::check_domain(last.membership.table, last.buffers, last.ports, &census);
-    for (const std::string& line : broken) {
-        std::fprintf(stderr, "stress: %s\n", line.c_str());
-    }
-    std::uint32_t buffer_count = 0;
-    for (const weir::BufferPoolOptions& options : Shared::pool_options) {
-        buffer_count += options.buffer_count;
-    }
-    std::printf("%u lives, %zu ended by death; %u messages drained at the end; %u of %u buffers free\n",
-                life_count * thread_count, morgue.size(), drained_count, census.free_count, buffer_count);
-    return broken.empty() && census.free_count == buffer_count ? 0 : 1;
+    static_cast<void>(me.leave());
 }
 
-/// Runs the seeded race in a child, which ThreadSanitizer has to end with its own exit status.
-int expect_race(unsigned seed) {
-    constexpr int thread_sanitizer_status = 66;
-    const pid_t child = fork();
-    if (child == 0) {
-        setenv("TSAN_OPTIONS", "halt_on_error=1:exitcode=66", 1);
-        const std::string seed_text = std::to_string(seed);
-        setenv("WEIR_TEST_SEED", seed_text.c_str(), 1);
-        execl("/proc/self/exe", "stress", "--race", static_cast<char*>(nullptr));
-        std::_Exit(127);
+unsigned option(int argument_count, char** arguments, const char* name, unsigned otherwise) {
+    for (int place = 1; place + 1 < argument_count; place += 2) {
+        if (std::strcmp(arguments[place], name) == 0) {
+            return static_cast<unsigned>(std::strtoul(arguments[place + 1], nullptr, 0));
+        }
     }
-    int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) != child) {
-        fail("cannot run the seeded race");
-    }
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != thread_sanitizer_status) {
-        fail("ThreadSanitizer did not find the seeded race; status " + std::to_string(status));
-    }
-    std::puts("ThreadSanitizer found the seeded race");
-    return 0;
+    return otherwise;
 }
 
 } // namespace
 
-int main(int argc, char** argv) {
-    alarm(watchdog_seconds);
-    const char* const seed_text = std::getenv("WEIR_TEST_SEED");
-    const unsigned seed =
-        seed_text != nullptr ? static_cast<unsigned>(std::strtoul(seed_text, nullptr, 10)) : std::random_device{}();
-    std::printf("WEIR_TEST_SEED=%u\n", seed);
+int main(int argument_count, char** arguments) {
+    const unsigned life_count = option(argument_count, arguments, "--lives", 60);
+    const unsigned step_count = option(argument_count, arguments, "--steps", 120);
+    const unsigned thread_count = option(argument_count, arguments, "--threads", 5);
+    alarm(500);
+    std::printf("seed: WEIR_TEST_SEED=%llu\n", static_cast<unsigned long long>(test::seed()));
     std::fflush(stdout);
-    const std::string word = argc > 1 ? argv[1] : "3000";
-    if (word == "--expect-race") {
-        return expect_race(seed);
+
+    const test::DomainMemory memory(
+        {{.buffer_bytes = sizeof(Payload), .buffer_count = 20},
+         {.buffer_bytes = 2 * sizeof(Payload), .buffer_count = 12, .references_per_buffer = 12, .first_buffer = 100}},
+        {{.capacity = 8, .port_id = 1, .when_unconsumed = WhenUnconsumed::fill},
+         {.capacity = 4, .port_id = 2, .when_full = WhenFull::refuse},
+         {.capacity = 4, .port_id = 3, .when_full = WhenFull::drop_oldest, .time_stamps = true}});
+    Mortuary mortuary;
+    std::vector<std::unique_ptr<Worker>> workers;
+    std::vector<std::thread> threads;
+    for (std::uint32_t id = 1; id <= thread_count; ++id) {
+        workers.push_back(std::make_unique<Worker>(memory, mortuary, id));
+        threads.emplace_back(
+            [&worker = *workers.back(), life_count, step_count] { worker.run(life_count, step_count); });
     }
-    if (word == "--race") {
-        return run(400, seed, true);
+    std::vector<std::thread> reapers;
+    for (int number = 0; number < 2; ++number) {
+        reapers.emplace_back([&] { reap_all(memory, mortuary); });
     }
-    const unsigned long life_count = std::strtoul(word.c_str(), nullptr, 10);
-    if (life_count == 0 || life_count > 10'000'000) {
-        std::fprintf(stderr, "usage: stress [LIVES | --expect-race]\n");
-        return 2;
+    for (std::thread& thread : threads) {
+        thread.join();
     }
-    return run(static_cast<unsigned>(life_count), seed, false);
+    mortuary.close();
+    for (std::thread& reaper : reapers) {
+        reaper.join();
+    }
+
+    // Everybody is gone. What is left in the ports is taken out; then all buffers are free.
+    test::Member last(memory);
+    if (const std::string broken = last.check(); !broken.empty()) {
+        fail("the domain is broken: %s", broken.c_str());
+    }
+    std::vector<Fresh> pushed;
+    std::vector<Fresh> taken;
+    std::map<std::string, unsigned> counts;
+    for (std::size_t port = 0; port < last.ports.size(); ++port) {
+        Consumer in(last.ports[port]);
+        while (const BufferPtr buffer = in.pop()) { // until the end of the stream: every producer closed, or died
+            const Payload& payload = payload_of(buffer);
+            if (!payload.is_whole()) {
+                fail("a torn payload was left in port %zu", port);
+            }
+            if (port == 0) {
+                taken.push_back({payload.writer, payload.number});
+                ++counts["left over"];
+            }
+        }
+        if (in.stream_end() == StreamEnd::open) {
+            fail("port %zu is not at its end: %s", port, in.last_error().message().c_str());
+        }
+    }
+    for (const std::unique_ptr<Worker>& worker : workers) {
+        const Notes& notes = worker->notes();
+        pushed.insert(pushed.end(), notes.pushed.begin(), notes.pushed.end());
+        taken.insert(taken.end(), notes.taken.begin(), notes.taken.end());
+        for (const auto& [what, count] : notes.counts) {
+            counts[what] += count;
+        }
+    }
+    std::ranges::sort(pushed);
+    std::ranges::sort(taken);
+    if (const auto twice = std::ranges::adjacent_find(taken); twice != taken.end()) {
+        fail("message %u of writer %x was taken twice", twice->number, twice->writer);
+    }
+    if (pushed != taken) {
+        fail("%zu messages were pushed, %zu taken", pushed.size(), taken.size());
+    }
+    if (const DomainCensus census = last.census(); census.free_count != 32) {
+        fail("%u of 32 buffers are free", census.free_count);
+    }
+    static_cast<void>(last.leave());
+    std::printf("%zu messages", pushed.size());
+    for (const auto& [what, count] : counts) {
+        std::printf(", %s: %u", what.c_str(), count);
+    }
+    std::printf("\n");
+    return 0;
 }
