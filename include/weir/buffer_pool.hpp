@@ -295,7 +295,7 @@ public:
     }
     /// A copy shares the reference; it costs no shared memory.
     /// Progress: lock-free; the first copy in a pool allocates private memory.
-    /// If the caller dies here: its reference comes back by reaping, once. [crash: drop]
+    /// If the caller dies here: its reference comes back by reaping, once. [crash: drop, drop_shared]
     BufferPtr(const BufferPtr& other);
     BufferPtr& operator=(const BufferPtr& other) {
         BufferPtr copy(other);
@@ -306,7 +306,7 @@ public:
 
     /// Drops the reference, if this is its last copy.
     /// Progress: lock-free.
-    /// If the caller dies here: the reference is held still and reaping frees it, or it was dropped. [crash: drop]
+    /// If the caller dies here: the reference is held still and reaping frees it, or it was dropped. [crash: drop, drop_shared]
     void reset() noexcept {
         if (pool_ != nullptr) {
             if (is_last_copy()) {
@@ -350,7 +350,8 @@ public:
 
     /// Takes a further reference to the same buffer; empty when all reference words are in use.
     /// Progress: lock-free.
-    /// If the caller dies here: the reference was taken, and reaping frees it, or it was not. [crash: clone]
+    /// If the caller dies here: the reference was taken, and reaping frees it, or it was not.
+    /// [crash: clone, fan_out]
     [[nodiscard]] BufferPtr clone() const noexcept {
         unsigned number = 0;
         return view().try_clone(index_, number) ? BufferPtr(*pool_, index_, number) : BufferPtr();
@@ -421,7 +422,7 @@ public:
     /// processes hoard hints, or after a crash, it may return nothing though a buffer is free; the next calls look further.
     /// Progress: lock-free.
     /// If the caller dies here: the buffer is free, or held by the dead, and reaping frees it.
-    /// [crash: allocate, allocate_contended]
+    /// [crash: allocate, allocate_contended, allocate_contended_12]
     [[nodiscard, gnu::always_inline]] BufferPtr try_allocate() noexcept {
         BufferPoolView& view = *view_;
         const std::uint32_t index = view.hints().pop();
@@ -439,7 +440,7 @@ public:
 
     /// Waits until a buffer is free.
     /// Progress: blocking.
-    /// If the caller dies here: as in try_allocate(). [crash: allocate, wait]
+    /// If the caller dies here: as in try_allocate(). [crash: allocate, wait_for_buffer]
     [[nodiscard]] BufferPtr allocate(const WaitOptions& wait = {}) noexcept {
         return allocate_until(deadline_never, wait);
     }
@@ -484,7 +485,7 @@ public:
 
     /// As try_allocate(), but waits for the best pool that fits.
     /// Progress: blocking.
-    /// If the caller dies here: as in BufferPool::allocate(). [crash: allocate, wait]
+    /// If the caller dies here: as in BufferPool::allocate(). [crash: allocate, wait_for_buffer]
     [[nodiscard]] BufferPtr allocate(std::size_t bytes, const WaitOptions& wait = {}) noexcept {
         return allocate_until(bytes, deadline_never, wait);
     }

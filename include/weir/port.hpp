@@ -26,7 +26,8 @@
 // end is not sticky: a new producer reopens the port. A consumer that comes before the first producer waits. A producer
 // whose last consumer is gone gets PushResult::closed (or goes on filling the port, as it was formatted); it looks when
 // consumers came or went, before it sleeps, and every 256 pushes. Dead processes count as attached until they are
-// reaped.
+// reaped. Of several producers the first may be done before the last has come: who starts them keeps a Producer of its
+// own until all are there.
 //
 // | at the same time                              | allowed                        |
 // | different handles, any threads and processes  | yes                            |
@@ -434,7 +435,7 @@ public:
     /// Returns: ok; full (not with drop_oldest); closed: the last consumer is gone; failed: see last_error(),
     /// too_many_references among them.
     /// If the caller dies here: the message is in the port once, or the buffer is free after reaping.
-    /// [crash: push, push_full, push_claimed_cell, push_drop_oldest]
+    /// [crash: push, push_full, push_overtaken, push_claimed_cell, push_drop_oldest]
     [[nodiscard]] PushResult try_push(BufferPtr&& buffer) noexcept {
         const PushResult result = push_quietly(buffer);
         if (result == PushResult::ok) {
@@ -447,7 +448,7 @@ public:
 
     /// As try_push(), but waits for room in a port that was formatted to wait.
     /// Progress: blocking.
-    /// If the caller dies here: as in try_push(). [crash: push, wait]
+    /// If the caller dies here: as in try_push(). [crash: push, wait_for_room]
     PushResult push(BufferPtr&& buffer) noexcept { return push_until(std::move(buffer), deadline_never); }
     PushResult push_for(BufferPtr&& buffer, std::chrono::nanoseconds timeout) noexcept {
         return push_until(std::move(buffer), deadline_after(timeout.count()));
@@ -462,7 +463,7 @@ public:
 
     /// As try_push(), but waits until all are pushed, in a port that was formatted to wait.
     /// Progress: blocking.
-    /// If the caller dies here: a prefix of the buffers was pushed. [crash: push_batch, wait]
+    /// If the caller dies here: a prefix of the buffers was pushed. [crash: push_batch, wait_for_room]
     std::size_t push(std::span<BufferPtr> buffers) noexcept;
 
     [[nodiscard]] PushResult last_result() const noexcept { return last_result_; }

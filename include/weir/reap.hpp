@@ -21,7 +21,7 @@
 //
 // reap || anything of others: yes; check_domain() || anything: no, it wants a quiet domain.
 // Progress: lock-free, in time proportional to the cells and words.
-// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper]
+// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper, two_at_once]
 #pragma once
 
 #include <weir/buffer_pool.hpp>
