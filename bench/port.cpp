@@ -216,6 +216,7 @@ void measure_stream(bench::Results& results) {
     trial.run([&](bench::Process& me) {
         bench::SharedDomain::Member member = domain.join();
         me.record("pingpong_before_ns", me.ping_pong());
+        me.record("two_lines_ns", me.ping_pong_on_two_lines());
         // There and back again, so that what drifts meets all alike; the consumer has the time.
         for (std::size_t step = 0; step < 2 * batches.size(); ++step) {
             const std::size_t place = step < batches.size() ? step : 2 * batches.size() - 1 - step;

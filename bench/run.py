@@ -120,6 +120,8 @@ FIGURES = (
            lambda c: c["ring_ns"] / c["two_lines_ns"]),
     Figure("port, one way / ping-pong with a line for each direction", "port/latency", "ratio",
            lambda c: c["port_ns"] / c["two_lines_ns"]),
+    Figure("port stream 1+1, per message / ping-pong with a line for each direction", "port/stream", "ratio",
+           lambda c: c["message_ns"] / c["two_lines_ns"]),
     Figure("port, one way, buffer read and written", "port/latency", "ns", counter("port_ns")),
     Figure("port, one way, the second process only reads", "port/latency", "ns", counter("port_reads_only_ns")),
     Figure("ring 1+1, per value", "ring/throughput/1+1", "ns", counter("ring_ns")),
@@ -386,6 +388,11 @@ def main() -> int:
     short = [bar["name"] for bar in report["bars"] if not bar["holds"]]
     if short and not arguments.tiny:
         print("does not hold: " + "; ".join(short))
+    behind = [f"{benchmark} ({count})" for benchmark, count in
+              ((name, sum(repetition["kept"] for repetition in runs)) for name, runs in raw.items())
+              if count < repetitions]
+    if behind:
+        print(f"fewer steady repetitions than {repetitions}: " + ", ".join(behind))
     if report["missing"]:
         print("the machine was never steady, nothing to count: " + ", ".join(report["missing"]), file=sys.stderr)
         return 1
