@@ -1376,6 +1376,28 @@ TEST_CASE("of clones that are pushed to several ports the first push numbers all
     }
 }
 
+TEST_CASE("a clone that finds its port full leaves the number that another clone's push gave") {
+    Fixture fixture({pool_of(8)}, {{.capacity = 4, .port_id = 0}, {.capacity = 2, .port_id = 1}});
+    Producer first(fixture.port(0));
+    Producer second(fixture.port(1));
+    Consumer first_in(fixture.port(0));
+    Consumer second_in(fixture.port(1));
+    for (int number = 0; number < 2; ++number) {
+        REQUIRE(second.try_push(fixture.buffer_with(0)) == PushResult::ok);
+    }
+    BufferPtr buffer = fixture.buffer_with(1);
+    BufferPtr clone = buffer.clone();
+    REQUIRE(first.try_push(std::move(buffer)) == PushResult::ok);
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        REQUIRE(second.try_push(std::move(clone)) == PushResult::full);
+    }
+    CHECK(second_in.try_pop().sequence() == 0);
+    REQUIRE(second.try_push(std::move(clone)) == PushResult::ok);
+    CHECK(first_in.try_pop().sequence() == 0); // not the 2 that the second producer would have given it
+    CHECK(second_in.try_pop().sequence() == 1);
+    CHECK(second_in.try_pop().sequence() == 0);
+}
+
 TEST_CASE("a message that is pushed on as the only reference is numbered anew") {
     Fixture fixture({pool_of(4)}, {{.capacity = 4, .port_id = 0}, {.capacity = 4, .port_id = 1}});
     Producer first(fixture.port(0));

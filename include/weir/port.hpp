@@ -588,20 +588,24 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
                                                                   unsigned reference) noexcept {
     BufferHeader& header = pool.header(index);
     std::uint64_t bytes = 0;
+    bool has_numbered = false;
     const auto before_queued = [&]() noexcept {
         bytes = header.size_bytes;
         // relaxed: where two clones are pushed for the first time at once, both number the message
         if (shared(header.is_numbered).load(std::memory_order_relaxed) == 0 || pool.is_only_reference(header)) {
             header.number(next_sequence_,
                           port_->options().time_stamps ? static_cast<std::uint64_t>(monotonic_ns()) : 0);
+            has_numbered = true;
         }
     };
     const RingStatus status =
         port_->enqueue(position_, BufferPoolView::reference(header, reference),
                        PortView::name_of(pool, index, reference), looks_first_, failure_, before_queued);
     if (status != RingStatus::ok) {
-        // relaxed: the number that it was given goes to another message
-        shared(header.is_numbered).store(0, std::memory_order_relaxed);
+        if (has_numbered) {
+            // relaxed: the number that it was given goes to another message
+            shared(header.is_numbered).store(0, std::memory_order_relaxed);
+        }
         return status == RingStatus::full ? PushResult::full : PushResult::failed;
     }
     ++next_sequence_;
