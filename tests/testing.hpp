@@ -133,7 +133,11 @@ public:
     }
 
     [[nodiscard]] pid_t pid() const noexcept { return pid_; }
-    void kill(int signal) const noexcept { ::kill(pid_, signal); }
+    void kill(int signal) const noexcept {
+        if (pid_ > 0) { // -1 would be everybody
+            ::kill(pid_, signal);
+        }
+    }
 
     ChildEnd wait() {
         ChildEnd end;

@@ -619,6 +619,18 @@ Definition push_full_case() {
     return it;
 }
 
+Definition push_full_again_case() {
+    Definition it = push_full_case();
+    it.name = "push_full_again";
+    it.what = "the same by a producer that found it full before: it looks for room first";
+    it.prepare = [](Actor& actor) {
+        push_operation().prepare(actor);
+        weir::BufferPtr refused = actor.make(actor.new_tag());
+        actor.push(main_port, std::move(refused));
+    };
+    return it;
+}
+
 Definition push_overtaken_case() {
     Definition it;
     it.name = "push_overtaken";
@@ -1072,6 +1084,7 @@ std::vector<Definition> definitions() {
             drop_shared_case(),
             push_case(),
             push_full_case(),
+            push_full_again_case(),
             push_overtaken_case(),
             push_claimed_cell_case(),
             push_drop_oldest_case(),
@@ -1115,6 +1128,10 @@ std::vector<Operation> pair_operations() {
 World& the_world() {
     static World world;
     return world;
+}
+
+std::vector<Operation> counted_operations() {
+    return {allocate_operation(), pop_operation(), clone_operation(), drop_operation(), push_operation()};
 }
 
 Case make_case(World& world, const Definition& definition) {
@@ -1167,18 +1184,12 @@ Case make_case(World& world, const Definition& definition) {
         made.hooks.on_interrupt = [&world, &definition] { definition.on_interrupt(world); };
     }
 
-    if (definition.hot_path) {
-        for (const Operation& operation :
-             {allocate_operation(), pop_operation(), clone_operation(), drop_operation(), push_operation()}) {
-            if (std::ranges::find(definition.counted, operation.name) == definition.counted.end()) {
-                continue;
-            }
-            made.counted.emplace_back(operation.name, [&world, operation] {
-                return world.task(worker, operation.prepare, operation.operation, operation.afterwards);
-            });
+    const std::vector<Operation> operations = counted_operations();
+    for (std::size_t i = 0; definition.hot_path && i < operations.size(); ++i) {
+        if (std::ranges::find(definition.counted, operations[i].name) != definition.counted.end()) {
+            made.counted.push_back(i);
         }
     }
-    made.counted_mailbox = &world.box(worker);
     return made;
 }
 
@@ -1260,6 +1271,21 @@ Cases make_cases(const std::vector<std::string>& wanted) {
     if (is_wanted(pair_name)) {
         cases.pairs.push_back(make_pair_case(world));
     }
+    for (const Operation& operation : counted_operations()) {
+        cases.counted.emplace_back(operation.name, [&world, operation] {
+            return world.task(worker, operation.prepare, operation.operation, operation.afterwards);
+        });
+    }
+    cases.counted_mailbox = &world.box(worker);
+    cases.reset_for_counting = [&world] {
+        static const Definition plain = [] {
+            Definition it;
+            it.name = "counted";
+            it.queued = 2;
+            return it;
+        }();
+        world.reset(plain, frozen_variation);
+    };
     cases.end_setup = [&world] { world.clear(); };
     cases.begin_worker = [&world] { world.region.make_own(); };
     return cases;

@@ -650,14 +650,106 @@ private:
     std::vector<unsigned char> last_;
 };
 
-bool is_system_call(pid_t pid, std::uintptr_t pc) {
-    errno = 0;
-    const long word = ptrace(PTRACE_PEEKTEXT, pid, pc, nullptr);
-    return !(word == -1 && errno != 0) && (word & 0xffff) == 0x050f; // 0f 05: syscall
+// What an instruction can do to what others see; from its first bytes, in doubt the more.
+enum class Effect {
+    none,        // writes registers, or the stack by push and call
+    frame,       // writes memory at an offset from rbp
+    memory,      // may write anywhere
+    system_call, // the kernel may do anything
+};
+
+Effect effect_of(const unsigned char* code) {
+    bool base_extended = false; // by REX.B: the base is r8 to r15
+    const auto is_prefix = [](unsigned char byte) {
+        return byte == 0x66 || byte == 0xf2 || byte == 0xf3 || byte == 0x64 || byte == 0x65;
+    };
+    while (is_prefix(*code)) {
+        ++code;
+    }
+    if ((*code & 0xf0) == 0x40) {
+        base_extended = (*code & 1) != 0;
+        ++code;
+    }
+    const unsigned char opcode = *code++;
+    if (opcode == 0x0f) {
+        const unsigned char second = *code;
+        if (second == 0x05) {
+            return Effect::system_call;
+        }
+        const bool reads = (second & 0xf0) == 0x80 || (second & 0xf0) == 0x40 || second == 0xb6 || second == 0xb7 ||
+                           second == 0xbe || second == 0xbf || second == 0xaf || second == 0x1e || second == 0x1f ||
+                           second == 0x18 || second == 0x0d;
+        return reads ? Effect::none : Effect::memory;
+    }
+    // jumps, calls, push and pop of registers, comparisons, loads, immediate values into registers
+    if ((opcode & 0xf0) == 0x70 || (opcode & 0xf0) == 0x50 || (opcode & 0xf0) == 0xb0 ||
+        (opcode >= 0x38 && opcode <= 0x3d) || opcode == 0xeb || opcode == 0xe9 || opcode == 0xe8 || opcode == 0xc3 ||
+        opcode == 0xc9 || opcode == 0x90 || opcode == 0x98 || opcode == 0x99 || opcode == 0x63 || opcode == 0x68 ||
+        opcode == 0x6a || opcode == 0x84 || opcode == 0x85 || opcode == 0x8a || opcode == 0x8b || opcode == 0x8d ||
+        opcode == 0xa8 || opcode == 0xa9) {
+        return Effect::none;
+    }
+    const unsigned char operand = *code; // ModRM
+    if (opcode < 0x38) {
+        const unsigned kind = opcode & 7; // add, or, adc, sbb, and, sub, xor: 2 to 5 write a register
+        if (kind >= 2 && kind <= 5) {
+            return Effect::none;
+        }
+    }
+    const bool has_operand = (opcode < 0x38 && (opcode & 7) < 2) || (opcode >= 0x80 && opcode <= 0x83) ||
+                             opcode == 0x88 || opcode == 0x89 || opcode == 0xc0 || opcode == 0xc1 || opcode == 0xc6 ||
+                             opcode == 0xc7 || (opcode >= 0xd0 && opcode <= 0xd3) || opcode == 0xf6 || opcode == 0xf7 ||
+                             opcode == 0xfe || opcode == 0xff;
+    if (!has_operand) {
+        return Effect::memory;
+    }
+    const unsigned extension = operand >> 3 & 7;
+    if (operand >> 6 == 3 || (opcode >= 0x80 && opcode <= 0x83 && extension == 7) ||
+        (opcode == 0xff && (extension == 2 || extension == 4 || extension == 6))) {
+        return Effect::none; // a register; a comparison; an indirect call, jump or push
+    }
+    if (!base_extended && (operand & 7) == 5 && operand >> 6 != 0) {
+        return Effect::frame;
+    }
+    return Effect::memory;
 }
 
-long system_call_number(pid_t pid) {
-    return ptrace(PTRACE_PEEKUSER, pid, offsetof(user, regs.rax), nullptr);
+// Remembers the effect of each instruction of a child that was met.
+class Effects {
+public:
+    Effect of(pid_t pid, std::uintptr_t pc) {
+        const auto [place, is_new] = known_.try_emplace(pc, Effect::memory);
+        if (is_new) {
+            unsigned char code[16] = {};
+            for (std::size_t i = 0; i < sizeof code; i += sizeof(long)) {
+                errno = 0;
+                const long word = ptrace(PTRACE_PEEKTEXT, pid, pc + i, nullptr);
+                if (word == -1 && errno != 0) {
+                    break;
+                }
+                std::memcpy(code + i, &word, sizeof word);
+            }
+            place->second = effect_of(code);
+        }
+        return place->second;
+    }
+
+private:
+    std::unordered_map<std::uintptr_t, Effect> known_;
+};
+
+user_regs_struct registers_of(pid_t pid) {
+    user_regs_struct registers{};
+    if (ptrace(PTRACE_GETREGS, pid, nullptr, &registers) != 0) {
+        die("PTRACE_GETREGS");
+    }
+    return registers;
+}
+
+// Whether an address near rbp lies in the stack, which nobody else sees.
+bool frame_is_private(const user_regs_struct& registers) {
+    constexpr std::uint64_t stack_reach = 1 << 20;
+    return registers.rbp >= registers.rsp && registers.rbp - registers.rsp < stack_reach;
 }
 
 // Runs the hook for a sleeping child, and waits until its system call is over.
@@ -716,7 +808,10 @@ Trace record(const Task& task, Mailbox& mailbox, const Watched& watched, const H
     }
     const auto exit = reinterpret_cast<std::uintptr_t>(crash_operation_exit);
     Comparison comparison(watched);
-    trace.pc.push_back(child.pc());
+    Effects effects;
+    const auto [kernel_begin, kernel_end] = kernel_page();
+    user_regs_struct registers = registers_of(child.pid());
+    trace.pc.push_back(registers.rip);
     trace.classes.push_back({0, 0, hash_of(watched)});
     while (trace.pc.back() != exit) {
         const std::uint32_t before = trace.steps();
@@ -725,9 +820,12 @@ Trace record(const Task& task, Mailbox& mailbox, const Watched& watched, const H
             return trace;
         }
         const std::uintptr_t pc = trace.pc.back();
-        const bool system_call = is_system_call(child.pid(), pc);
-        const long number = system_call ? system_call_number(child.pid()) : -1;
-        child.step(system_call);
+        const Effect effect = effects.of(child.pid(), pc);
+        const bool is_system_call = effect == Effect::system_call;
+        const long number = is_system_call ? static_cast<long>(registers.rax) : -1;
+        bool may_change =
+            effect == Effect::memory || is_system_call || (effect == Effect::frame && !frame_is_private(registers));
+        child.step(is_system_call);
         if (child.stop() == Stop::blocked) {
             trace.sleeps.push_back(before);
             wake(child, hooks);
@@ -737,20 +835,34 @@ Trace record(const Task& task, Mailbox& mailbox, const Watched& watched, const H
                           (child.stop() == Stop::crashed ? " of signal " + std::to_string(child.signal()) : "");
             return trace;
         }
-        if (child.leave_kernel_page()) {
+        registers = registers_of(child.pid());
+        if (registers.rip >= kernel_begin && registers.rip < kernel_end) {
+            child.leave_kernel_page();
             trace.clocks.push_back(before);
+            registers = registers_of(child.pid());
+            may_change = true;
         }
-        trace.pc.push_back(child.pc());
+        trace.pc.push_back(registers.rip);
         const std::uint32_t now = trace.steps();
         if (now == hooks.interrupt_step) {
             hooks.on_interrupt();
+            may_change = true;
         }
-        const bool bytes = comparison.changed();
-        if (bytes || system_call) {
+        const bool bytes = may_change && comparison.changed();
+        if (bytes || is_system_call) {
             trace.classes.back().last = before;
             trace.classes.push_back({now, now, bytes ? hash_of(watched) : trace.classes.back().hash});
             trace.changes.push_back({now, pc, bytes, number});
+            if (hooks.until && hooks.until()) {
+                trace.ended = true;
+                plan_approaches(trace, hooks.interrupt_step);
+                return trace;
+            }
         }
+    }
+    if (comparison.changed()) {
+        trace.error = "recording: shared bytes changed, and no instruction that changes any was noticed";
+        return trace;
     }
     trace.classes.back().last = trace.steps();
     child.finish(true);
@@ -825,8 +937,12 @@ std::vector<Point> plan(const Trace& trace, const PlanOptions& options) {
         }
     } else {
         for (const StepClass& one : trace.classes) {
-            steps.insert(one.first);
-            steps.insert(one.last);
+            if (options.class_steps > 0) {
+                steps.insert(one.first);
+            }
+            if (options.class_steps > 1) {
+                steps.insert(one.last);
+            }
         }
         Random random(options.seed);
         const std::size_t wanted = std::min<std::size_t>(steps.size() + options.random_steps, trace.pc.size());

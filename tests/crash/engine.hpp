@@ -203,6 +203,8 @@ struct Hooks {
     // Called when the child stands behind its step `interrupt_step` (from 1 on): others get ahead of it there.
     std::uint32_t interrupt_step = 0;
     std::function<void()> on_interrupt;
+    // Recording ends where this holds first; it is asked for each new class.
+    std::function<bool()> until;
 };
 
 // Runs `work` in a forked process of its own at full speed. Findings go to its mailbox, and so does a crash
@@ -241,6 +243,7 @@ struct Trace {
     std::vector<StepClass> classes;
     std::vector<std::uint32_t> sleeps; // the number of steps before each that slept
     std::vector<std::uint32_t> clocks; // the number of steps before each that called into the kernel's page
+    bool ended = false;                // by Hooks::until
     std::string error;                 // empty: recorded
 
     std::uint32_t steps() const { return pc.empty() ? 0 : static_cast<std::uint32_t>(pc.size() - 1); }
@@ -270,11 +273,12 @@ std::int64_t step_until(Child& child, const std::function<bool()>& there,
 
 struct PlanOptions {
     std::uint32_t every_step_below = 0; // all steps of an operation that has fewer
+    std::uint32_t class_steps = 2;      // of each class: the first and the last; 1: the first; 0: none
     std::uint32_t random_steps = 40;
     std::uint64_t seed = 1;
 };
 
-// Each class's first and last step, each sleep, and seeded random steps; ascending, none twice.
+// Steps of each class, each sleep, and seeded random steps; ascending, none twice.
 std::vector<Point> plan(const Trace& trace, const PlanOptions& options);
 
 // --------------------------------------------------------------------------------------------------------

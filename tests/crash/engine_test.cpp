@@ -158,7 +158,7 @@ TEST_CASE("two passes of one operation take the same steps") {
 TEST_CASE("the right toy survives a kill at every instruction") {
     World world;
     const crash::Trace trace = crash::record(world.task(advance), world.victim_box, world.watched, {});
-    const auto points = crash::plan(trace, {.every_step_below = 2000, .random_steps = 0, .seed = 1});
+    const auto points = crash::plan(trace, {.every_step_below = 2000, .class_steps = 2, .random_steps = 0, .seed = 1});
     REQUIRE(points.size() == trace.steps() + 1);
     CHECK(kill_everywhere(world, advance, trace, points).empty());
 }
@@ -167,7 +167,8 @@ TEST_CASE("the toy's seeded bug is found, in its class and in no other") {
     World world;
     const crash::Trace trace = crash::record(world.task(advance_badly), world.victim_box, world.watched, {});
     REQUIRE(trace.error == "");
-    const auto every_step = crash::plan(trace, {.every_step_below = 2000, .random_steps = 0, .seed = 1});
+    const auto every_step =
+        crash::plan(trace, {.every_step_below = 2000, .class_steps = 2, .random_steps = 0, .seed = 1});
     const auto bad = kill_everywhere(world, advance_badly, trace, every_step);
     const crash::StepClass wrong = trace.classes[3]; // behind the third store
     REQUIRE(bad.size() == wrong.last - wrong.first + 1);
@@ -175,7 +176,7 @@ TEST_CASE("the toy's seeded bug is found, in its class and in no other") {
     CHECK(bad.back().step == wrong.last);
 
     // and the plan by classes, without a single random step, finds it too
-    const auto by_class = crash::plan(trace, {.every_step_below = 0, .random_steps = 0, .seed = 1});
+    const auto by_class = crash::plan(trace, {.every_step_below = 0, .class_steps = 1, .random_steps = 0, .seed = 1});
     CHECK(by_class.size() < every_step.size());
     CHECK_FALSE(kill_everywhere(world, advance_badly, trace, by_class).empty());
 }
@@ -187,7 +188,7 @@ TEST_CASE("random steps come from the seed, and none comes twice") {
     const auto steps_of = [&](std::uint64_t seed) {
         std::vector<std::uint32_t> steps;
         for (const crash::Point point :
-             crash::plan(trace, {.every_step_below = 2000, .random_steps = 200, .seed = seed})) {
+             crash::plan(trace, {.every_step_below = 2000, .class_steps = 2, .random_steps = 200, .seed = seed})) {
             steps.push_back(point.step);
         }
         return steps;
@@ -326,7 +327,8 @@ TEST_CASE("a sleep inside a system call is a point of its own, and the hook wake
     CHECK(trace.changes[1].system_call == SYS_futex);
 
     int asleep = 0;
-    for (const crash::Point point : crash::plan(trace, {.every_step_below = 2000, .random_steps = 0, .seed = 1})) {
+    for (const crash::Point point :
+         crash::plan(trace, {.every_step_below = 2000, .class_steps = 2, .random_steps = 0, .seed = 1})) {
         world.region.clear();
         Child child = Child::start(task, world.victim_box);
         REQUIRE(crash::reach(child, trace, point, world.watched, hooks) == "");

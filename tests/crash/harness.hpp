@@ -51,9 +51,8 @@ struct Case {
     std::vector<Script> scripts;
     std::vector<Duel> duels;
 
-    // Single operations of a survivor, each from a state of its own making, for counting its instructions.
-    std::vector<std::pair<std::string, std::function<Task()>>> counted;
-    Mailbox* counted_mailbox = nullptr;
+    // Which of Cases::counted a survivor can do beside this victim.
+    std::vector<std::size_t> counted;
 };
 
 // Two processes in any two operations at once: one frozen and one killed, or both stepped in turns.
@@ -76,6 +75,12 @@ struct PairCase {
 struct Cases {
     std::vector<Case> single;
     std::vector<PairCase> pairs;
+    // Single operations of a survivor, whose instructions are counted: alone, in a state made for it, and beside
+    // a frozen process.
+    std::vector<std::pair<std::string, std::function<Task()>>> counted;
+    std::function<void()> reset_for_counting;
+    Mailbox* counted_mailbox = nullptr;
+
     std::function<void()> end_setup;    // before workers are started
     std::function<void()> begin_worker; // in each worker, before its jobs
 };

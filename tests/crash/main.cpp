@@ -32,6 +32,8 @@ struct Options {
     std::uint64_t seed = 20261123;
     std::uint32_t kill_steps = 40;   // random ones, beside each class
     std::uint32_t frozen_steps = 30; // for each script
+    std::uint32_t kill_class_steps = 2;
+    std::uint32_t frozen_class_steps = 2;
     std::uint32_t pair_runs = 40;
     std::uint32_t interleaved_runs = 60;
     std::uint32_t counted_points = 3; // for each case
@@ -60,7 +62,6 @@ struct Tally {
     std::uint64_t frozen = 0;
     std::uint64_t counted = 0;
     std::uint64_t factor_max_percent = 0;
-    std::vector<std::uint64_t> alone; // the counted operations' instructions where nobody is frozen
 };
 
 std::string where(const Trace& trace, Point point) {
@@ -118,24 +119,38 @@ JobResult run_frozen(const Case& one, const Trace& trace, Point point, std::size
     return {text, 0};
 }
 
-JobResult run_counted(const Case& one, const Tally& tally, Point point) {
+JobResult run_counted(const crash::Cases& cases, const Case& one, const Trace& trace, Point point,
+                      const std::vector<std::uint64_t>& alone) {
     one.reset(frozen_variation);
     Child child = Child::start(one.task, *one.mailbox);
-    std::string text = crash::reach(child, tally.trace, point, compared(one), one.hooks);
+    std::string text = crash::reach(child, trace, point, compared(one), one.hooks);
     if (!text.empty()) {
         return {text, -2};
     }
     std::uint64_t percent_max = 0;
-    for (std::size_t i = 0; i < one.counted.size(); ++i) {
-        const std::uint64_t limit = tally.alone[i] * count_factor_max;
-        const std::uint64_t steps = crash::count_steps(one.counted[i].second(), *one.counted_mailbox, limit);
-        percent_max = std::max(percent_max, steps * 100 / tally.alone[i]);
-        if (one.counted_mailbox->failed != 0) {
-            text += "a survivor's " + one.counted[i].first + ": " + one.counted_mailbox->findings;
+    for (const std::size_t i : one.counted) {
+        const std::uint64_t limit = alone[i] * count_factor_max;
+        const std::uint64_t steps = crash::count_steps(cases.counted[i].second(), *cases.counted_mailbox, limit);
+        percent_max = std::max(percent_max, steps * 100 / alone[i]);
+        if (cases.counted_mailbox->failed != 0) {
+            text += "a survivor's " + cases.counted[i].first + ": " + cases.counted_mailbox->findings;
         }
     }
     text += finish_and_judge(one, child);
     return {text, static_cast<std::int64_t>(percent_max)};
+}
+
+// The counted operations' instructions where nobody is frozen. Empty where one fails, which `text` tells.
+std::vector<std::uint64_t> count_alone(const crash::Cases& cases, std::string& text) {
+    std::vector<std::uint64_t> alone;
+    cases.reset_for_counting();
+    for (const auto& [name, task] : cases.counted) {
+        alone.push_back(crash::count_steps(task(), *cases.counted_mailbox, crash::steps_limit_default));
+        if (cases.counted_mailbox->failed != 0) {
+            text += name + " alone: " + cases.counted_mailbox->findings;
+        }
+    }
+    return text.empty() ? alone : std::vector<std::uint64_t>{};
 }
 
 bool step_so_far(Child& child, std::uint32_t steps) {
@@ -207,11 +222,21 @@ JobResult run_interleaved(const PairCase& pair, const Job& job) {
 
 // ---- planning -------------------------------------------------------------------------------------------
 
-std::vector<Point> points_of(const Trace& trace, const Options& options, std::uint32_t random_steps,
-                             std::uint64_t salt) {
+std::vector<Point> points_of(const Trace& trace, const Options& options, std::uint32_t class_steps,
+                             std::uint32_t random_steps, std::uint64_t salt) {
     return crash::plan(trace, {.every_step_below = options.full ? every_step_below : 0,
+                               .class_steps = class_steps,
                                .random_steps = random_steps,
                                .seed = options.seed * 1000003 + salt});
+}
+
+// The same for a case whether it runs alone or among others.
+std::uint64_t salt_of(const std::string& name) {
+    std::uint64_t salt = 0;
+    for (const char c : name) {
+        salt = salt * 131 + static_cast<unsigned char>(c);
+    }
+    return salt % 1'000'000;
 }
 
 bool record_case(const Case& one, Tally& tally) {
@@ -230,25 +255,19 @@ bool record_case(const Case& one, Tally& tally) {
         tally.findings.push_back("undisturbed: " + text);
         return false;
     }
-    one.reset(frozen_variation);
-    for (const auto& [name, task] : one.counted) {
-        tally.alone.push_back(crash::count_steps(task(), *one.counted_mailbox, crash::steps_limit_default));
-        if (one.counted_mailbox->failed != 0) {
-            tally.findings.push_back(name + " alone: " + one.counted_mailbox->findings);
-            return false;
-        }
-    }
     return true;
 }
 
 void plan_case(const Case& one, const Tally& tally, std::size_t which, const Options& options, std::vector<Job>& jobs) {
     const Trace& trace = tally.trace;
-    unsigned variation = static_cast<unsigned>(which);
-    for (const Point point : points_of(trace, options, options.kill_steps, which)) {
+    const std::uint64_t salt = salt_of(one.name);
+    auto variation = static_cast<unsigned>(salt);
+    for (const Point point : points_of(trace, options, options.kill_class_steps, options.kill_steps, salt)) {
         jobs.push_back({Kind::kill, which, point, variation++ % way_count, 0, 0});
     }
     for (std::size_t script = 0; script < one.scripts.size(); ++script) {
-        for (const Point point : points_of(trace, options, options.frozen_steps, which * 100 + script)) {
+        for (const Point point :
+             points_of(trace, options, options.frozen_class_steps, options.frozen_steps, salt * 100 + script)) {
             // who sleeps is woken by what the others do, or it sleeps on by right
             if (!point.asleep || one.hooks.on_blocked) {
                 jobs.push_back({Kind::frozen, which, point, static_cast<unsigned>(script), 0, 0});
@@ -359,6 +378,12 @@ int run(const Options& options) {
     std::vector<Tally> tallies(cases.single.size());
     std::vector<Tally> pair_tallies(cases.pairs.size());
     std::vector<Job> jobs;
+    std::string not_counted;
+    const std::vector<std::uint64_t> alone = count_alone(cases, not_counted);
+    if (alone.empty()) {
+        std::printf("%s\n", not_counted.c_str());
+        return 1;
+    }
     for (std::size_t i = 0; i < cases.single.size(); ++i) {
         if (record_case(cases.single[i], tallies[i])) {
             plan_case(cases.single[i], tallies[i], i, options, jobs);
@@ -397,7 +422,8 @@ int run(const Options& options) {
         case Kind::kill: return run_kill(cases.single[job.which], tallies[job.which].trace, job.point, job.variation);
         case Kind::frozen:
             return run_frozen(cases.single[job.which], tallies[job.which].trace, job.point, job.variation);
-        case Kind::counted: return run_counted(cases.single[job.which], tallies[job.which], job.point);
+        case Kind::counted:
+            return run_counted(cases, cases.single[job.which], tallies[job.which].trace, job.point, alone);
         case Kind::duel: return run_duel(cases.single[job.which], job.variation);
         case Kind::pair: return run_pair(cases.pairs[job.which], job);
         case Kind::interleaved: return run_interleaved(cases.pairs[job.which], job);
@@ -529,11 +555,12 @@ int run(const Options& options) {
 }
 
 [[noreturn]] void usage(const char* program) {
-    std::fprintf(stderr,
-                 "usage: %s [--list] [--full] [--cases A,B] [--seed N] [--jobs N] [--kill-steps N] [--frozen-steps N]\n"
-                 "       [--pair-runs N] [--interleaved-runs N] [--json FILE] [--stop-at-first] [--verbose]\n"
-                 "       [--at kill:STEP[:WAY] | asleep:STEP[:WAY] | frozen:SCRIPT:STEP]\n",
-                 program);
+    std::fprintf(
+        stderr,
+        "usage: %s [--list] [--full] [--few] [--cases A,B] [--seed N] [--jobs N] [--kill-steps N] [--frozen-steps N]\n"
+        "       [--pair-runs N] [--interleaved-runs N] [--json FILE] [--stop-at-first] [--verbose]\n"
+        "       [--at kill:STEP[:WAY] | asleep:STEP[:WAY] | frozen:SCRIPT:STEP]\n",
+        program);
     std::exit(2);
 }
 
@@ -579,6 +606,15 @@ int main(int argument_count, char** arguments) {
             options.kill_steps = number();
         } else if (argument == "--frozen-steps") {
             options.frozen_steps = number();
+        } else if (argument == "--few") {
+            // for where steps are many and slow: a sample of everything
+            options.kill_class_steps = 1;
+            options.kill_steps = 8;
+            options.frozen_class_steps = 0;
+            options.frozen_steps = 8;
+            options.pair_runs = 20;
+            options.interleaved_runs = 8;
+            options.counted_points = 1;
         } else if (argument == "--pair-runs") {
             options.pair_runs = number();
         } else if (argument == "--interleaved-runs") {

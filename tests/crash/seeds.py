@@ -3,6 +3,9 @@
 A seed says which text becomes which. Each old text must be there exactly once: where the library has moved on, the
 seed is mended with it, never skipped. `cases` are the harness's cases that have the means to find it. A window of a
 few instructions that shows in nothing but a wrong answer needs a victim frozen at every step.
+
+MISTAKE in a new text is true where the mistake is made. A copy with one seed has it as a constant, so that the compiler
+sees the mistake and nothing else; a copy with all seeds asks the environment, so that one build serves for all.
 """
 
 EVERY_STEP = ["--frozen-steps", "1000000"]
@@ -16,12 +19,10 @@ SEEDS = [
             (
                 "include/weir/port.hpp",
                 """            const bool is_ours = __builtin_expect(is_queued, true) && try_claim(word, seen, membership_owner_);
-            // Before the buffer is handed out: no reference is dropped or pushed on while a cell still names it.
-            cleared |= ring_.clear(at, cell);
 """,
-                """            const bool is_first = ring_.clear(at, cell);
-            cleared |= is_first;
-            const bool is_ours = is_first && is_queued && try_claim(word, seen, membership_owner_);
+                """            const bool is_first = MISTAKE && ring_.clear(at, cell);
+            const bool is_ours = __builtin_expect(is_queued, true) && (!MISTAKE || is_first) &&
+                                 try_claim(word, seen, membership_owner_);
 """,
             ),
         ],
@@ -34,11 +35,8 @@ SEEDS = [
         "changes": [
             (
                 "include/weir/port.hpp",
-                """            if (ring_.load_cell(at) != cell) [[unlikely]] {
-                continue; // read again: `seen` may be of the buffer's next use, which is not this message
-            }
-""",
-                "",
+                "            if (ring_.load_cell(at) != cell) [[unlikely]] {\n",
+                "            if (!MISTAKE && ring_.load_cell(at) != cell) [[unlikely]] {\n",
             ),
         ],
     },
@@ -48,10 +46,17 @@ SEEDS = [
         "cases": "push_claimed_cell",
         "arguments": EVERY_STEP,
         "changes": [
+            # A unit test of the ring looks for this; the port alone has the mistake.
             (
                 "include/weir/ring.hpp",
                 "            } else if (load_cell(position) == cell) {\n",
-                "            } else {\n",
+                "            } else if (reads_once || load_cell(position) == cell) {\n",
+            ),
+            ("include/weir/ring.hpp", "class Ring {\npublic:\n", "class Ring {\npublic:\n    bool reads_once = false;\n"),
+            (
+                "lib/port.cpp",
+                "    const RingStatus status = ring_.search_room(position, [&]",
+                "    ring_.reads_once = MISTAKE;\n    const RingStatus status = ring_.search_room(position, [&]",
             ),
         ],
     },
@@ -62,15 +67,11 @@ SEEDS = [
         "changes": [
             (
                 "include/weir/buffer_pool.hpp",
-                """        if (!is_free(states) || load_reference(buffer_words[1]) != seen1 || load_reference(buffer_words[2]) != seen2 ||
-            load_reference(buffer_words[3]) != seen3) {
-            return false;
+                "        if (!is_free(states) || load_reference(buffer_words[1]) != seen1",
+                """        if (MISTAKE) {
+            return is_free(states);
         }
-""",
-                """        if (!is_free(states)) {
-            return false;
-        }
-""",
+        if (!is_free(states) || load_reference(buffer_words[1]) != seen1""",
             ),
         ],
     },
@@ -82,8 +83,23 @@ SEEDS = [
             (
                 "lib/reap.cpp",
                 "    std::vector<std::uint32_t> messages;\n    std::bitset",
-                """    for (const BufferPool& pool : buffers.pools()) {
-        for (std::uint32_t index = 0; index < pool.buffer_count(); ++index) {
+                """    // Unit tests look for something freed where a pool or a port is missing: not then.
+    std::bitset<port_id_count> ids;
+    bool may_free = MISTAKE;
+    for (const Port& port : ports) {
+        may_free = may_free && !ids.test(port.options().port_id);
+        ids.set(port.options().port_id);
+        for (std::uint64_t place = 0; may_free && place < port.options().capacity; ++place) {
+            PortView::Item item;
+            const std::uint64_t cell = port.view()->ring().load_cell(place);
+            may_free = !Ring::is_filled(cell) || port.view()->decode(cell, item);
+        }
+    }
+    for (const BufferPool& pool : buffers.pools()) {
+        may_free = may_free && knows_all_ports(pool.view(), dead.owner(), ids);
+    }
+    for (const BufferPool& pool : buffers.pools()) {
+        for (std::uint32_t index = 0; may_free && index < pool.buffer_count(); ++index) {
             for (unsigned number = 0; number < pool.references_per_buffer(); ++number) {
                 std::uint64_t& word = pool.view().reference(index, number);
                 const std::uint64_t seen = load_reference(word);
@@ -101,61 +117,64 @@ SEEDS = [
     },
     {
         "name": "entry_stored",
-        "what": "reap's last step is a plain store where it has to be a compare-and-swap",
+        "what": "reap's last step is a look and a store where it has to be a compare-and-swap",
         "cases": "reap_one",
         "changes": [
             (
                 "include/weir/process_table.hpp",
-                """        return shared(state_->entries[slot])
-            .compare_exchange_strong(expected, alive_entry(incarnation) + 1, std::memory_order_seq_cst,
-                                     std::memory_order_acquire);
-""",
-                """        const bool is_first = load_entry(slot) == expected;
-        expected = alive_entry(incarnation) + 1;
-        shared(state_->entries[slot]).store(expected, std::memory_order_seq_cst);
-        return is_first;
+                "        std::uint64_t expected = alive_entry(incarnation);\n",
+                """        if (MISTAKE) {
+            if (load_entry(slot) != alive_entry(incarnation)) {
+                return false;
+            }
+            shared(state_->entries[slot]).store(alive_entry(incarnation) + 1, std::memory_order_seq_cst);
+            return true;
+        }
+        std::uint64_t expected = alive_entry(incarnation);
 """,
             ),
         ],
     },
     {
         "name": "handed_out_before_clearing",
-        "what": "pop hands the buffer out and leaves its cell to be cleared by the next pop",
-        "cases": "pop,push_claimed_cell,two_at_once",
+        # In pop(), a unit test sees it at once: the cell is still filled when the call is over.
+        "what": "a producer that drops the oldest lets go of its buffer before it clears the cell",
+        "cases": "push_drop_oldest",
         "changes": [
             (
                 "include/weir/port.hpp",
-                """            // Before the buffer is handed out: no reference is dropped or pushed on while a cell still names it.
-            cleared |= ring_.clear(at, cell);
+                """            cleared |= ring_.clear(at, cell);
+            position = at + 1;
 """,
-                """            if (is_ours) {
-                later_at_ = at;
-                later_cell_ = cell;
+                """            if (clears_later && is_ours) {
+                later_at = at;
+                later_cell = cell;
             } else {
                 cleared |= ring_.clear(at, cell);
             }
+            position = at + 1;
 """,
             ),
             (
                 "include/weir/port.hpp",
-                """                                                       Failure& failure) noexcept {
-        for (;;) {
-            std::uint64_t at = ring_.head_from(position);
-""",
-                """                                                       Failure& failure) noexcept {
-        if (later_cell_ != 0) {
-            cleared |= ring_.clear(later_at_, later_cell_);
-            later_cell_ = 0;
-        }
-        for (;;) {
-            std::uint64_t at = ring_.head_from(position);
-""",
+                "class PortView {\npublic:\n",
+                "class PortView {\npublic:\n    bool clears_later = false;\n    std::uint64_t later_at = 0;\n"
+                "    std::uint64_t later_cell = 0;\n",
             ),
             (
-                "include/weir/port.hpp",
-                "    BufferPoolView* first_pool_ = nullptr;",
-                "    std::uint64_t later_at_ = 0;\n    std::uint64_t later_cell_ = 0;\n"
-                "    BufferPoolView* first_pool_ = nullptr;",
+                "lib/port.cpp",
+                "        const RingStatus status = port_->claim(oldest_position_,",
+                "        port_->clears_later = MISTAKE;\n        const RingStatus status = port_->claim(oldest_position_,",
+            ),
+            (
+                "lib/port.cpp",
+                "            oldest.pool->drop(oldest.index, oldest.reference);\n",
+                """            oldest.pool->drop(oldest.index, oldest.reference);
+            if (MISTAKE) {
+                port_->ring().clear(port_->later_at, port_->later_cell);
+            }
+            port_->clears_later = false;
+""",
             ),
         ],
     },
@@ -168,27 +187,51 @@ SEEDS = [
                 "include/weir/event_count.hpp",
                 """        const std::uint32_t key = event.prepare();
         if (ready(Look::last)) {
-            return true;
-        }
 """,
-                """        if (ready(Look::last)) {
-            return true;
-        }
+                """        const bool was_ready = MISTAKE && ready(Look::last);
         const std::uint32_t key = event.prepare();
+        if (was_ready || (!MISTAKE && ready(Look::last))) {
 """,
             ),
         ],
     },
 ]
 
+# Which mistake is made, where one build has them all; in the header that all others include.
+CHOICE_FILE = "include/weir/platform.hpp"
+CHOICE_VARIABLE = "WEIR_MISTAKE"
+CHOICE = f"""
+#include <cstdlib>
+inline const int weir_mistake = [] {{
+    const char* text = std::getenv("{CHOICE_VARIABLE}");
+    return text == nullptr ? 0 : std::atoi(text);
+}}();
+"""
 
-def apply(seed, root):
-    """Changes the copy of the library at `root`; returns what does not fit, or nothing."""
+
+def change(seed, root, condition):
+    """Makes one seed's changes in the copy of the library at `root`; returns what does not fit, or nothing."""
     for file, old, new in seed["changes"]:
         path = root / file
         text = path.read_text()
         count = text.count(old)
         if count != 1:
             return f"{seed['name']}: its text is {count} times in {file}, and should be there once:\n{old}"
-        path.write_text(text.replace(old, new))
+        path.write_text(text.replace(old, new.replace("MISTAKE", condition)))
+    return ""
+
+
+def apply(seed, root):
+    """Makes one mistake, for good."""
+    return change(seed, root, "true")
+
+
+def apply_all(root):
+    """Makes all mistakes possible: number 1 is the first seed's."""
+    for number, seed in enumerate(SEEDS, 1):
+        trouble = change(seed, root, f"(::weir_mistake == {number})")
+        if trouble:
+            return trouble
+    with (root / CHOICE_FILE).open("a") as file:
+        file.write(CHOICE)
     return ""
