@@ -435,7 +435,7 @@ public:
     /// Returns: ok; full (not with drop_oldest); closed: the last consumer is gone; failed: see last_error(),
     /// too_many_references among them.
     /// If the caller dies here: the message is in the port once, or the buffer is free after reaping.
-    /// [crash: push, push_full, push_overtaken, push_claimed_cell, push_drop_oldest]
+    /// [crash: push, push_full, push_full_again, push_overtaken, push_claimed_cell, push_drop_oldest]
     [[nodiscard]] PushResult try_push(BufferPtr&& buffer) noexcept {
         const PushResult result = push_quietly(buffer);
         if (result == PushResult::ok) {
