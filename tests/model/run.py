@@ -178,13 +178,11 @@ QUEUE = [
     holds("queue", "A_NO_REREAD NC=2 N=1 FWD=1", 2_000_000, hashed=True, full=True),
     holds("queue", "A_NO_REREAD INCS=1 FWD=1 " + REUSED_SLOTS, 11_000_000, hashed=True, full=True),
     holds("queue", "NP=2 NC=2 KILLS=2 MSG=1", 2_000_000, hashed=True, full=True),
-    holds("queue", "NP=2 NC=2 KILLS=2 NR=2 MSG=1", 4_000_000, hashed=True, full=True),
     holds("queue", "NP=2 N=1 OLDEST=1", 9_000_000, hashed=True, full=True),
     holds("queue", "K=2 NB=1 NC=2 FWD=1", 14_000_000, hashed=True, full=True),
     holds("queue", "K=3 NP=2 MSG=1", 5_000_000, hashed=True, full=True),
     holds("queue", ROOM_WAITED_FOR + " NP=2 NC=2 KILLS=0 NR=0 LOOKS=1", 5_000_000, hashed=True, full=True),
     holds("queue", ROOM_WAITED_FOR + " NB=3 NP=3 NR=0 POPS=1", 6_000_000, hashed=True, full=True),
-    holds("queue", "STALE=1 NC=2 KILLS=2 NR=2", 1_000_000, hashed=True, full=True),
 ]
 
 ALLOC = [
@@ -198,8 +196,6 @@ ALLOC = [
     mistake("alloc", "SILENT_RETURN", "K=2", NOBODY_TOLD),
     mistake("alloc", "RELAXED_DROP", "K=2 NH=2 NA=1 OPS=1", NOBODY_TOLD),
     holds("alloc", "K=4 KILLS=1", 2_000_000, hashed=True, full=True),
-    holds("alloc", "K=3 NH=2 OPS=3 KILLS=1", 10_000_000, hashed=True, full=True),
-    holds("alloc", "K=4 OPS=6 KILLS=1", 10_000_000, hashed=True, full=True),
 ]
 
 SLOTS = [
