@@ -362,6 +362,10 @@ class Demo(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    # Whoever runs the tests may ignore these (nohup does), and what is ignored is inherited.
+    for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(ignored) == signal.SIG_IGN:
+            signal.signal(ignored, signal.SIG_DFL)
     parser = argparse.ArgumentParser()
     parser.add_argument("--weir", required=True)
     parser.add_argument("--large", type=int, default=150_000_000, help="bytes that take half a second or more")

@@ -128,7 +128,8 @@ public:
         return reference(header(index), number);
     }
     [[nodiscard]] static std::uint64_t& reference(BufferHeader& header, unsigned number) noexcept {
-        return header.references[word_place(number)];
+        // The words of the second line lie behind the header, beyond its array.
+        return reinterpret_cast<std::uint64_t*>(&header)[word_place(number)];
     }
     [[nodiscard]] std::byte* payload(std::uint32_t index) const noexcept { return payload_ + index * stride_bytes_; }
     [[nodiscard]] std::uint64_t payload_offset_bytes(std::uint32_t index) const noexcept {
