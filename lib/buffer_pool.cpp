@@ -257,7 +257,8 @@ BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& 
         }
         return static_cast<bool>(buffer);
     };
-    static_cast<void>(wait_until(view_->freed_event(), slices, deadline_ns, ready, [] {}));
+    static_cast<void>(
+        wait_until(view_->freed_event(), slices, deadline_ns, ready, [this]() noexcept { view_->recheck(); }));
     return buffer;
 }
 

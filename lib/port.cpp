@@ -69,11 +69,37 @@ constexpr std::uint64_t line_owner(const Membership& membership) noexcept {
     return membership.incarnation << 9 | std::uint64_t{membership.slot} << 1 | 1;
 }
 
+/// A view together with the pools that it was given.
+struct PortWithPools {
+    struct Pools final : PoolSource {
+        explicit Pools(SharedBufferAllocator given) noexcept : buffers(std::move(given)) {}
+        [[nodiscard]] BufferPoolView* find_pool(std::uint32_t id) noexcept override { return buffers.find(id); }
+
+        SharedBufferAllocator buffers;
+    };
+
+    PortWithPools(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers)
+        : pools(std::move(buffers)), view(memory, membership, pools) {}
+
+    Pools pools;
+    PortView view;
+};
+
 } // namespace
 
 std::size_t Port::bytes(const PortOptions& options) {
     check_options(options);
     return sizeof(PortState) + Ring::bytes(options.capacity);
+}
+
+Port::Port(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers) {
+    for (const BufferPool& pool : buffers.pools()) {
+        if (pool.view().owner() != membership.owner()) {
+            throw_error(errc::not_a_member, "a port and its pools are opened with the same membership");
+        }
+    }
+    const auto port = std::make_shared<PortWithPools>(memory, membership, std::move(buffers));
+    view_ = std::shared_ptr<PortView>(port, &port->view);
 }
 
 void Port::format(std::span<std::byte> memory, const PortOptions& options) {
@@ -87,15 +113,16 @@ void Port::format(std::span<std::byte> memory, const PortOptions& options) {
     state.magic = PortState::magic_value;
 }
 
-PortView::PortView(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers)
+PortView::PortView(std::span<std::byte> memory, const Membership& membership, PoolSource& pools, Recheck* recheck)
     : membership_(membership), membership_owner_(membership.owner()), options_(read_options(memory)),
       state_(reinterpret_cast<PortState*>(memory.data())), ring_(memory.subspan(sizeof(PortState)), options_.capacity),
-      buffers_(std::move(buffers)), first_pool_(buffers_.pools().empty() ? nullptr : &buffers_.pools().front().view()) {
-    for (const BufferPool& pool : buffers_.pools()) {
-        if (pool.view().owner() != membership_owner_) {
-            throw_error(errc::not_a_member, "a port and its pools are opened with the same membership");
-        }
-    }
+      pools_(&pools), recheck_(recheck) {}
+
+BufferPoolView* PortView::find_other_pool(std::uint32_t id) const noexcept {
+    BufferPoolView* pool = pools_->find_pool(id);
+    // (8) release: hands the view over to this port's other threads; pairs with (2) in port.hpp
+    last_pool_.store(pool, std::memory_order_release);
+    return pool;
 }
 
 RingStatus PortView::search_room(std::uint64_t& position, Failure& failure) noexcept {
@@ -382,7 +409,7 @@ PushResult Producer::push_until(BufferPtr&& buffer, DeadlineNs deadline_ns) noex
         return result != PushResult::full;
     };
     static_cast<void>(wait_until(port_->waiting_event(PortEnd::producer), wait_, deadline_ns, ready,
-                                 [this]() noexcept { counter_.add(&PortCounters::waits, 1); }));
+                                 [this]() noexcept { before_sleep(); }));
     if (result == PushResult::ok) {
         notify();
     }
@@ -448,7 +475,7 @@ BufferPtr Consumer::pop_until(DeadlineNs deadline_ns) noexcept {
                 failure_.cause != errc{});
     };
     static_cast<void>(wait_until(port_->waiting_event(PortEnd::consumer), wait_, deadline_ns, ready,
-                                 [this]() noexcept { counter_.add(&PortCounters::waits, 1); }));
+                                 [this]() noexcept { before_sleep(); }));
     return buffer;
 }
 

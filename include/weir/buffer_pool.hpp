@@ -213,6 +213,14 @@ public:
     [[nodiscard]] EventCount freed_event() const noexcept { return EventCount(state_->freed_event); }
     [[nodiscard]] FreeHints& hints() noexcept { return hints_; }
 
+    /// What a waiting allocation does before each sleep. Set once, before the view is used.
+    void set_recheck(Recheck& recheck) noexcept { recheck_ = &recheck; }
+    void recheck() const noexcept {
+        if (recheck_ != nullptr) {
+            recheck_->recheck();
+        }
+    }
+
     /// The private count of the further copies of a BufferPtr in this process.
     [[nodiscard]] std::atomic<std::uint32_t>& copy_count(std::uint32_t index, unsigned number);
 
@@ -277,6 +285,7 @@ private:
     std::uint32_t reference_count_ = 0;
     std::uint32_t first_buffer_ = 0;
     std::atomic<std::uint32_t> scan_cursor_{0};
+    Recheck* recheck_ = nullptr;
     FreeHints hints_;
     std::once_flag copy_counts_once_;
     std::unique_ptr<std::atomic<std::uint32_t>[], void (*)(void*)> copy_counts_;
@@ -414,6 +423,9 @@ public:
     BufferPool(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)
         : view_(std::make_shared<BufferPoolView>(control, payload, membership)) {}
 
+    /// A further handle on a view that somebody owns.
+    explicit BufferPool(std::shared_ptr<BufferPoolView> view) noexcept : view_(std::move(view)) {}
+
     [[nodiscard]] std::uint32_t buffer_count() const noexcept { return view_->buffer_count(); }
     [[nodiscard]] std::uint64_t buffer_bytes() const noexcept { return view_->buffer_bytes(); }
     [[nodiscard]] unsigned references_per_buffer() const noexcept { return view_->references_per_buffer(); }
@@ -466,6 +478,16 @@ private:
     [[nodiscard]] BufferPtr search_after(std::uint32_t index, BufferPoolView::Take failed) noexcept;
 
     std::shared_ptr<BufferPoolView> view_;
+};
+
+/// Where a port finds the pool of a buffer that one of its cells names.
+class PoolSource {
+public:
+    /// The pool that buffer number `id` lies in, or null. From any thread.
+    [[nodiscard]] virtual BufferPoolView* find_pool(std::uint32_t id) noexcept = 0;
+
+protected:
+    ~PoolSource() = default;
 };
 
 /// Several pools as one: a size gets a buffer of the pool that fits best, and a message's buffer is found by its number.

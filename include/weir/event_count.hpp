@@ -91,6 +91,16 @@ struct WaitOptions {
     std::int64_t recheck_interval_ns = 100'000'000; ///< the longest single sleep
 };
 
+/// What who waits does beside looking again, before each sleep: a domain looks for members that died, at most once a
+/// re-check interval.
+class Recheck {
+public:
+    virtual void recheck() noexcept = 0;
+
+protected:
+    ~Recheck() = default;
+};
+
 /// How closely a waiter looks at what it waits for.
 enum class Look : std::uint8_t {
     quick,    ///< in each turn of the spin loop

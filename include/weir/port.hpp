@@ -123,11 +123,11 @@ static_assert(sizeof(PortState) % cache_line_bytes == 0);
 /// One process's view of a port; what its producers and consumers work on.
 class PortView {
 public:
-    PortView(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers);
+    /// `recheck` is what a handle that waits does before each sleep. Both outlive the view.
+    PortView(std::span<std::byte> memory, const Membership& membership, PoolSource& pools, Recheck* recheck = nullptr);
 
     [[nodiscard]] const PortOptions& options() const noexcept { return options_; }
     [[nodiscard]] const Membership& membership() const noexcept { return membership_; }
-    [[nodiscard]] const SharedBufferAllocator& buffers() const noexcept { return buffers_; }
     [[nodiscard]] PortState& state() const noexcept { return *state_; }
     [[nodiscard]] Ring& ring() noexcept { return ring_; }
     [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
@@ -151,9 +151,9 @@ public:
     };
     /// The pool of buffer number `id`, or null.
     [[nodiscard]] BufferPoolView* find_pool(std::uint32_t id) const noexcept {
-        return first_pool_ != nullptr && id - first_pool_->first_buffer() < first_pool_->buffer_count()
-                   ? first_pool_
-                   : buffers_.find(id);
+        // (2) acquire: the pool that was found last, perhaps by another thread; pairs with (8) in port.cpp
+        BufferPoolView* pool = last_pool_.load(std::memory_order_acquire);
+        return pool != nullptr && id - pool->first_buffer() < pool->buffer_count() ? pool : find_other_pool(id);
     }
 
     /// False: the cell names a buffer that this view has no pool for, or a reference that no buffer has.
@@ -307,6 +307,13 @@ public:
     void give_back_counter_line(PortCounterLine& line, bool is_own) noexcept;
     [[nodiscard]] PortCounters counters(PortEnd end) const noexcept;
 
+    /// What a handle that waits does before each sleep.
+    void recheck() const noexcept {
+        if (recheck_ != nullptr) {
+            recheck_->recheck();
+        }
+    }
+
 private:
     static constexpr unsigned reference_bits = 4;
     static constexpr std::uint64_t prefetch_distance = 8;
@@ -329,6 +336,7 @@ private:
         return status;
     }
 
+    [[nodiscard]] BufferPoolView* find_other_pool(std::uint32_t id) const noexcept;
     void count_change(PortEnd end) noexcept;
     [[nodiscard]] StreamEnd look_at_members(PortEnd end) const noexcept;
 
@@ -344,8 +352,9 @@ private:
     PortOptions options_;
     PortState* state_ = nullptr;
     Ring ring_;
-    SharedBufferAllocator buffers_;
-    BufferPoolView* first_pool_ = nullptr; ///< most ports carry buffers of one pool
+    PoolSource* pools_;
+    Recheck* recheck_;
+    mutable std::atomic<BufferPoolView*> last_pool_{nullptr}; ///< most ports carry buffers of one pool
 };
 
 /// A process's handle on a port, from which its ends are made. Cheap to copy.
@@ -361,8 +370,10 @@ public:
 
     /// Opens a formatted port for one membership; `buffers` are the pools whose buffers may come along.
     /// Throws: misaligned, wrong_kind, truncated, corrupt.
-    Port(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers)
-        : view_(std::make_shared<PortView>(memory, membership, std::move(buffers))) {}
+    Port(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers);
+
+    /// A further handle on a view that somebody owns.
+    explicit Port(std::shared_ptr<PortView> view) noexcept : view_(std::move(view)) {}
 
     [[nodiscard]] const PortOptions& options() const noexcept { return view_->options(); }
 
@@ -484,6 +495,10 @@ private:
     [[nodiscard]] bool look_at_consumers() noexcept;
     [[nodiscard]] PushResult push_dropping(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept;
     void notify() noexcept;
+    void before_sleep() noexcept {
+        counter_.add(&PortCounters::waits, 1);
+        port_->recheck();
+    }
 
     std::shared_ptr<PortView> port_;
     WaitOptions wait_;
@@ -567,6 +582,10 @@ public:
 private:
     [[nodiscard]] BufferPtr pop_quietly(bool& cleared) noexcept;
     void notify() noexcept;
+    void before_sleep() noexcept {
+        counter_.add(&PortCounters::waits, 1);
+        port_->recheck();
+    }
 
     std::shared_ptr<PortView> port_;
     WaitOptions wait_;
