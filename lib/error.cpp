@@ -31,6 +31,7 @@ public:
         case errc::timed_out: return "timed out";
         case errc::no_buffer: return "an empty BufferPtr cannot be pushed";
         case errc::reap_incomplete: return "not everything was given to the reaper";
+        case errc::busy: return "another process joins, leaves or removes; it may be stopped";
         }
         return "unknown weir error " + std::to_string(value);
     }

@@ -42,6 +42,7 @@ enum class errc {
     timed_out,            ///< the deadline has passed
     no_buffer,            ///< an empty BufferPtr cannot be pushed
     reap_incomplete,      ///< a pool or a port of the dead process was not given to reap()
+    busy,                 ///< another process has held the lock of joining and removing up to the deadline
 };
 
 /// The category of errc, called "weir".

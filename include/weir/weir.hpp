@@ -1,8 +1,8 @@
 // weir.hpp: all of weir.
 //
 // From below to above, each layer usable without those above it:
-// - platform, error, offset_ptr, futex, reference: what all else is made of;
-// - segment, ring, event_count, process_table, free_hints: shared structures, each usable alone;
+// - platform, error, file, offset_ptr, futex, reference: what all else is made of;
+// - process, segment, ring, event_count, process_table, free_hints: shared structures, each usable alone;
 // - buffer_pool: buffers with attributed references, BufferPtr, SharedBufferAllocator;
 // - port: Producer and Consumer on a queue of buffer references;
 // - reap: what a dead process held comes back.
@@ -14,11 +14,13 @@
 #include <weir/buffer_pool.hpp>
 #include <weir/error.hpp>
 #include <weir/event_count.hpp>
+#include <weir/file.hpp>
 #include <weir/free_hints.hpp>
 #include <weir/futex.hpp>
 #include <weir/offset_ptr.hpp>
 #include <weir/platform.hpp>
 #include <weir/port.hpp>
+#include <weir/process.hpp>
 #include <weir/process_table.hpp>
 #include <weir/reap.hpp>
 #include <weir/reference.hpp>
