@@ -32,6 +32,7 @@ public:
         case errc::no_buffer: return "an empty BufferPtr cannot be pushed";
         case errc::reap_incomplete: return "not everything was given to the reaper";
         case errc::busy: return "another process joins, leaves or removes; it may be stopped";
+        case errc::used_after_fork: return "used in a forked child; join anew there";
         }
         return "unknown weir error " + std::to_string(value);
     }

@@ -145,6 +145,25 @@ ReapResult leave(const Membership& membership, const SharedBufferAllocator& buff
     return reap(membership, buffers, ports);
 }
 
+std::uint32_t free_held(BufferPoolView& pool, const Membership& membership) noexcept {
+    std::uint32_t freed_count = 0;
+    for (std::uint32_t index = 0; index < pool.buffer_count(); ++index) {
+        for (unsigned number = 0; number < pool.references_per_buffer(); ++number) {
+            std::uint64_t& word = pool.reference(index, number);
+            const std::uint64_t seen = load_reference(word);
+            if (reference_state(seen) == ReferenceState::held && Owner::of(seen) == membership.owner() &&
+                try_free(word, seen)) {
+                ++freed_count;
+                pool.hints().offer_group(index / 64, std::uint64_t{1} << index % 64);
+            }
+        }
+    }
+    if (freed_count > 0) {
+        pool.freed_event().notify();
+    }
+    return freed_count;
+}
+
 std::vector<std::string> check_domain(const ProcessTable& table, const SharedBufferAllocator& buffers,
                                       std::span<const Port> ports, DomainCensus* census) {
     std::vector<std::string> broken = table.check();

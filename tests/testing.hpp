@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -94,6 +95,16 @@ struct ChildEnd {
     [[nodiscard]] bool succeeded() const noexcept { return WIFEXITED(status) && WEXITSTATUS(status) == 0; }
     [[nodiscard]] int signal() const noexcept { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; }
 };
+
+/// Ends a child as failed, and says why.
+[[noreturn, gnu::format(printf, 1, 2)]] inline void fail_child(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    std::vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    std::fputc('\n', stderr);
+    _exit(1);
+}
 
 /// A forked process that runs `body`, and is ended by SIGALRM if it takes too long.
 class Child {

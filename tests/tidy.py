@@ -52,9 +52,10 @@ LAYERS: Dict[str, int] = {
     "process.hpp": 2, "segment.hpp": 2, "ring.hpp": 2, "event_count.hpp": 2, "free_hints.hpp": 2, "process_table.hpp": 2,
     "buffer_pool.hpp": 3, "registry.hpp": 3,
     "port.hpp": 4,
-    "reap.hpp": 5, "domain.hpp": 5,
-    "block.hpp": 6,
-    "blocks.hpp": 7, "scheduler.hpp": 7,
+    "reap.hpp": 5,
+    "domain.hpp": 6,
+    "block.hpp": 7,
+    "blocks.hpp": 8, "scheduler.hpp": 8,
 }
 UMBRELLA = "weir.hpp"  # includes every other header, and has nothing of its own
 

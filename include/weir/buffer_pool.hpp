@@ -418,6 +418,11 @@ public:
     /// Throws: invalid_size, misaligned.
     static void format(std::span<std::byte> control, const BufferPoolOptions& options);
 
+    /// Gives the buffers of a formatted pool other numbers in the domain, before anyone opens it.
+    static void renumber(std::span<std::byte> control, std::uint32_t first_buffer) noexcept {
+        reinterpret_cast<BufferPoolState*>(control.data())->first_buffer = first_buffer;
+    }
+
     /// Opens a formatted pool for one membership.
     /// Throws: misaligned, wrong_kind, truncated, corrupt.
     BufferPool(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)

@@ -43,6 +43,7 @@ enum class errc {
     no_buffer,            ///< an empty BufferPtr cannot be pushed
     reap_incomplete,      ///< a pool or a port of the dead process was not given to reap()
     busy,                 ///< another process has held the lock of joining and removing up to the deadline
+    used_after_fork,      ///< a handle that the parent process made; a forked child joins for itself
 };
 
 /// The category of errc, called "weir".

@@ -22,6 +22,7 @@
 #include <weir/reference.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -48,6 +49,11 @@ public:
     /// Throws: table_full.
     /// If the caller dies here: the slot is free, or it is taken by a dead process that can be reaped. [crash: join]
     [[nodiscard]] Membership join();
+
+    /// Takes slot `slot`, if it is free: for who has a right to it already, by a lock.
+    /// Progress: wait-free.
+    /// If the caller dies here: as in join(). [crash: join]
+    [[nodiscard]] std::optional<Membership> try_join(std::uint8_t slot) noexcept;
 
     /// Whether the entry still says that this incarnation is alive. A process that died stays alive here until it is
     /// reaped.
@@ -103,15 +109,22 @@ struct Membership {
     [[nodiscard]] bool is_alive() const noexcept { return table.is_alive(slot, incarnation); }
 };
 
+inline std::optional<Membership> ProcessTable::try_join(std::uint8_t slot) noexcept {
+    // relaxed: a look whether the slot is free; the compare-and-swap decides
+    std::uint64_t seen = shared(state_->entries[slot]).load(std::memory_order_relaxed);
+    // (3) acq_rel: what was reaped of the slot's last owner happened before we use it; pairs with (1), (2)
+    if ((seen & 1) == 0 && shared(state_->entries[slot])
+                               .compare_exchange_strong(seen, seen | 1, std::memory_order_acq_rel,
+                                                        std::memory_order_relaxed)) {
+        return Membership{*this, slot, seen >> 1};
+    }
+    return std::nullopt;
+}
+
 inline Membership ProcessTable::join() {
     for (unsigned slot = 0; slot < process_slot_count; ++slot) {
-        // relaxed: a look for a free slot; the compare-and-swap decides
-        std::uint64_t seen = shared(state_->entries[slot]).load(std::memory_order_relaxed);
-        // (3) acq_rel: what was reaped of the slot's last owner happened before we use it; pairs with (1), (2)
-        if ((seen & 1) == 0 &&
-            shared(state_->entries[slot])
-                .compare_exchange_strong(seen, seen | 1, std::memory_order_acq_rel, std::memory_order_relaxed)) {
-            return {*this, static_cast<std::uint8_t>(slot), seen >> 1};
+        if (const std::optional<Membership> taken = try_join(static_cast<std::uint8_t>(slot))) {
+            return *taken;
         }
     }
     throw_error(errc::table_full,

@@ -59,6 +59,12 @@ struct ReapResult {
 /// If the caller dies here: it is reaped like any other. [crash: leave]
 ReapResult leave(const Membership& membership, const SharedBufferAllocator& buffers, std::span<const Port> ports);
 
+/// Frees what `membership`, the caller's own, still holds in one pool, and returns how many references. Its handles are
+/// gone, so that none is between claim and clear; its messages stay in their ports.
+/// Progress: wait-free, one pass over the pool's words.
+/// If the caller dies here: the rest is reaped. [crash: domain_leave]
+std::uint32_t free_held(BufferPoolView& pool, const Membership& membership) noexcept;
+
 /// What is in a quiet domain.
 struct DomainCensus {
     std::uint32_t free_count = 0; ///< buffers

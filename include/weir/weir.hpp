@@ -12,6 +12,7 @@
 #pragma once
 
 #include <weir/buffer_pool.hpp>
+#include <weir/domain.hpp>
 #include <weir/error.hpp>
 #include <weir/event_count.hpp>
 #include <weir/file.hpp>
@@ -24,5 +25,6 @@
 #include <weir/process_table.hpp>
 #include <weir/reap.hpp>
 #include <weir/reference.hpp>
+#include <weir/registry.hpp>
 #include <weir/ring.hpp>
 #include <weir/segment.hpp>

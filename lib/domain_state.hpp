@@ -1,0 +1,102 @@
+// What a membership consists of in its process; domain.cpp is the interface to it.
+#pragma once
+
+#include <weir/domain.hpp>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace weir::detail {
+
+class DomainState final : public PoolSource, public Recheck {
+public:
+    /// Takes a process slot; the caller holds the domain's lock.
+    DomainState(DomainNames names, const JoinOptions& options, Segment registry);
+    DomainState(const DomainState&) = delete;
+    DomainState& operator=(const DomainState&) = delete;
+    ~DomainState();
+
+    struct MappedPool {
+        MappedPool(Segment control_segment, Segment payload_segment, const Membership& membership)
+            : control(std::move(control_segment)), payload(std::move(payload_segment)),
+              view(control.bytes(), payload.bytes(), membership) {}
+
+        [[nodiscard]] const std::string& name() const noexcept { return control.label(); }
+
+        Segment control;
+        Segment payload;
+        BufferPoolView view;
+    };
+
+    struct MappedPort {
+        MappedPort(Segment port_segment, const Membership& membership, DomainState& domain)
+            : segment(std::move(port_segment)), view(segment.bytes(), membership, domain, &domain) {}
+
+        [[nodiscard]] const std::string& name() const noexcept { return segment.label(); }
+
+        Segment segment;
+        PortView view;
+    };
+
+    MappedPool& pool(std::string_view name, const PoolOptions& options);
+    MappedPort& port(std::string_view name, const PortOptions& options);
+    /// All that there are now.
+    std::vector<MappedPool*> pools();
+    std::vector<MappedPort*> ports();
+
+    ReapReport reap() noexcept;
+
+    [[nodiscard]] BufferPoolView* find_pool(std::uint32_t id) noexcept override;
+    void recheck() noexcept override;
+
+    [[nodiscard]] Registry& registry() noexcept { return registry_; }
+    [[nodiscard]] const DomainNames& names() const noexcept { return names_; }
+    [[nodiscard]] const Membership& membership() const noexcept { return *membership_; }
+    [[nodiscard]] std::int64_t recheck_interval_ns() const noexcept { return options_.recheck_interval_ns; }
+    [[nodiscard]] bool is_inherited() const noexcept;
+    /// Whether the member of a slot, which is not this one, is proven dead: nobody holds its lock.
+    [[nodiscard]] bool is_lock_free(std::uint8_t slot) const noexcept { return !lock_.is_locked_by_other(slot); }
+    [[nodiscard]] std::string notes();
+
+private:
+    void take_slot();
+    [[nodiscard]] bool try_take_slot(std::uint8_t slot, const ProcessInfo& info);
+    void write_record(std::uint8_t slot, const ProcessInfo& info) noexcept;
+    void leave() noexcept;
+    [[nodiscard]] bool is_last_member() const noexcept;
+
+    [[nodiscard]] Segment open_segment(const SegmentKey& key, SegmentKind kind, SegmentAccess access, bool prefault);
+    [[nodiscard]] SegmentOptions options_for(SegmentKind kind, std::uint64_t parameters_hash,
+                                             std::string_view label) const;
+    [[nodiscard]] SegmentKey next_key();
+    MappedPool& map_pool(unsigned place, std::uint64_t word);
+    MappedPool& take_in(unsigned place, Segment control, Segment payload);
+    MappedPort& map_port(unsigned place, std::uint64_t word);
+    void take_note(const std::string& note);
+
+    void reap_one(const Membership& dead, ReapReport& report);
+    void remove_private_segments(const Membership& dead, ReapReport& report);
+
+    DomainNames names_;
+    JoinOptions options_;
+    Segment registry_segment_;
+    Registry registry_;
+    LockDescriptor lock_;
+    pid_t joiner_;
+    std::optional<Membership> membership_;
+
+    std::mutex mutex_; ///< for what follows; not for the views that are published in pool_views_
+    std::array<std::unique_ptr<MappedPool>, pool_count_max> pools_;
+    std::vector<std::unique_ptr<MappedPort>> ports_;
+    std::uint16_t last_serial_ = 0;
+    std::string notes_;
+    std::array<std::atomic<BufferPoolView*>, pool_count_max> pool_views_{};
+    std::mutex reap_mutex_;
+};
+
+} // namespace weir::detail
