@@ -109,7 +109,7 @@ BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte
 // The options have been read once and checked against the memory; the shared ones are not looked at again.
 BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership,
                                const BufferPoolOptions& options)
-    : membership_(membership), owner_(membership.owner()),
+    : stamp_(ForkStamp::capture()), membership_(membership), owner_(membership.owner()),
       hints_(control.subspan(sizeof(BufferPoolState)), options.buffer_count, membership.slot),
       copy_counts_(nullptr, std::free) {
     state_ = reinterpret_cast<BufferPoolState*>(control.data());
@@ -171,8 +171,9 @@ std::uint32_t BufferPoolView::scan(std::uint32_t length) noexcept {
     return found;
 }
 
-BufferPtr::BufferPtr(const BufferPtr& other) : pool_(other.pool_), index_(other.index_), reference_(other.reference_) {
-    if (pool_ != nullptr) {
+BufferPtr::BufferPtr(const BufferPtr& other) : index_(other.index_), reference_(other.reference_) {
+    if (other.pool_ != nullptr && other.is_ours()) {
+        pool_ = other.pool_;
         // relaxed: the reference is ours through `other`; who drops it later is ordered by (1)
         pool_->copy_count(index_, reference_).fetch_add(1, std::memory_order_relaxed);
         // relaxed: only tells `other` to look at the count; whoever uses `other` next comes after this call
@@ -198,7 +199,7 @@ bool BufferPtr::has_copies() const noexcept {
 }
 
 std::uint32_t BufferPtr::use_count() const {
-    if (pool_ == nullptr) {
+    if (pool_ == nullptr || !is_ours()) {
         return 0;
     }
     std::uint32_t count = 0;
@@ -234,7 +235,7 @@ BufferPtr BufferPool::search_after(std::uint32_t index, BufferPoolView::Take fai
 
 BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& wait) noexcept {
     BufferPtr buffer = try_allocate();
-    if (buffer) {
+    if (buffer || view_->is_foreign()) {
         return buffer;
     }
     // Before a sleep the words themselves are looked at: they are what a drop changes before it looks for waiters, and hints
@@ -263,6 +264,9 @@ BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& 
 }
 
 std::uint32_t BufferPool::free_count() const noexcept {
+    if (view_->is_foreign()) {
+        return 0;
+    }
     std::uint32_t count = 0;
     for (std::uint32_t index = 0; index < view_->buffer_count(); ++index) {
         count += view_->is_unused(index) ? 1U : 0U;
@@ -276,6 +280,10 @@ std::vector<std::string> BufferPool::check(const ProcessTable* table) const {
         broken.push_back("buffer " + std::to_string(first_buffer() + index) + " reference " + std::to_string(number) +
                          ": " + what);
     };
+    if (view_->is_foreign()) {
+        broken.push_back("the pool was opened by the parent process; join anew after fork()");
+        return broken;
+    }
     for (std::uint32_t index = 0; index < buffer_count(); ++index) {
         for (unsigned number = 0; number < references_per_buffer(); ++number) {
             const std::uint64_t word = load_reference(view_->reference(index, number));
@@ -333,7 +341,7 @@ BufferPtr SharedBufferAllocator::allocate_until(std::size_t bytes, DeadlineNs de
     BufferPtr buffer = try_allocate(bytes);
     const auto best =
         std::ranges::find_if(pools_, [bytes](const BufferPool& pool) { return pool.buffer_bytes() >= bytes; });
-    while (!buffer && best != pools_.end()) {
+    while (!buffer && best != pools_.end() && !best->view().is_foreign()) {
         // A larger pool's buffer may become free first: it is looked for once an interval.
         const DeadlineNs slice_ns = std::min(deadline_ns, deadline_after(wait.recheck_interval_ns));
         buffer = best->allocate_until(slice_ns, wait);

@@ -94,6 +94,10 @@ std::size_t Port::bytes(const PortOptions& options) {
 
 Port::Port(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers) {
     for (const BufferPool& pool : buffers.pools()) {
+        if (pool.view().is_foreign()) {
+            throw_error(errc::used_after_fork,
+                        "a pool was opened by the parent process; after fork() join anew, and open the pools again");
+        }
         if (pool.view().owner() != membership.owner()) {
             throw_error(errc::not_a_member, "a port and its pools are opened with the same membership");
         }
@@ -114,7 +118,8 @@ void Port::format(std::span<std::byte> memory, const PortOptions& options) {
 }
 
 PortView::PortView(std::span<std::byte> memory, const Membership& membership, PoolSource& pools, Recheck* recheck)
-    : membership_(membership), membership_owner_(membership.owner()), options_(read_options(memory)),
+    : stamp_(ForkStamp::capture()), membership_(membership), membership_owner_(membership.owner()),
+      options_(read_options(memory)),
       state_(reinterpret_cast<PortState*>(memory.data())), ring_(memory.subspan(sizeof(PortState)), options_.capacity),
       pools_(&pools), recheck_(recheck) {}
 
@@ -163,6 +168,10 @@ bool PortView::has_message(std::uint64_t& position, bool& cleared) noexcept {
 }
 
 void PortView::attach(PortEnd end) {
+    if (is_foreign()) {
+        throw_error(errc::used_after_fork,
+                    "the port was opened by the parent process; after fork() join anew, and open it again");
+    }
     if (!membership_.is_alive()) {
         throw_error(errc::not_a_member, "the membership has ended; join() again and open the port with the new one");
     }
@@ -295,6 +304,9 @@ PortCounters PortView::counters(PortEnd end) const noexcept {
 
 std::vector<std::string> Port::check() const {
     const PortView& port = *view_;
+    if (port.is_foreign()) {
+        return {"the port was opened by the parent process; join anew after fork()"};
+    }
     std::vector<std::string> broken = port.ring().check();
     for (std::uint32_t place = 0; place < port.options().capacity; ++place) {
         const std::uint64_t cell = port.ring().load_cell(place);
@@ -335,7 +347,7 @@ Producer::Producer(const Port& port, const WaitOptions& wait)
     : port_((port.view()->attach(PortEnd::producer), port.view())), wait_(wait), counter_(*port_, PortEnd::producer) {}
 
 Producer::~Producer() {
-    if (port_ != nullptr) {
+    if (port_ != nullptr && !port_->is_foreign()) {
         port_->ring().publish_tail(position_);
         counter_.give_back(*port_);
         port_->detach(PortEnd::producer);
@@ -445,7 +457,7 @@ Consumer::Consumer(const Port& port, const WaitOptions& wait)
     : port_((port.view()->attach(PortEnd::consumer), port.view())), wait_(wait), counter_(*port_, PortEnd::consumer) {}
 
 Consumer::~Consumer() {
-    if (port_ != nullptr) {
+    if (port_ != nullptr && !port_->is_foreign()) {
         port_->ring().publish_head(position_);
         counter_.give_back(*port_);
         port_->detach(PortEnd::consumer);
@@ -490,7 +502,7 @@ std::size_t Consumer::try_pop(std::span<BufferPtr> buffers) noexcept {
     }
     if (count > 0) {
         port_->ring().publish_head(position_);
-    } else {
+    } else if (failure_.cause != errc::used_after_fork) {
         counter_.add(&PortCounters::stalls, 1);
     }
     return count;

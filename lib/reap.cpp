@@ -106,6 +106,11 @@ void wake_all(const SharedBufferAllocator& buffers, std::span<const Port> ports)
 
 ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers, std::span<const Port> ports) {
     ReapResult result;
+    if (std::ranges::any_of(buffers.pools(), [](const BufferPool& pool) { return pool.view().is_foreign(); }) ||
+        std::ranges::any_of(ports, [](const Port& port) { return port.view()->is_foreign(); })) {
+        result.error = errc::used_after_fork;
+        return result;
+    }
     if (!dead.is_alive()) {
         return result; // reaped already; "alive" here is what the table says, and it says so until step (C)
     }

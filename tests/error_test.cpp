@@ -8,7 +8,7 @@
 namespace {
 
 constexpr int first_value = static_cast<int>(weir::errc::invalid_capacity);
-constexpr int last_value = static_cast<int>(weir::errc::busy);
+constexpr int last_value = static_cast<int>(weir::errc::used_after_fork);
 
 } // namespace
 

@@ -48,7 +48,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tupl
 # The layer of every header below include/weir. A header includes only headers of strictly lower layers.
 LAYERS: Dict[str, int] = {
     "platform.hpp": 0,
-    "error.hpp": 1, "offset_ptr.hpp": 1, "futex.hpp": 1, "file.hpp": 1, "reference.hpp": 1,
+    "error.hpp": 1, "offset_ptr.hpp": 1, "futex.hpp": 1, "file.hpp": 1, "fork_guard.hpp": 1, "reference.hpp": 1,
     "process.hpp": 2, "segment.hpp": 2, "ring.hpp": 2, "event_count.hpp": 2, "free_hints.hpp": 2, "process_table.hpp": 2,
     "buffer_pool.hpp": 3, "registry.hpp": 3,
     "port.hpp": 4,

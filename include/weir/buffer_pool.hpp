@@ -26,13 +26,19 @@
 //
 // A membership opens a pool once and copies the handle: two views of one membership would write the same hints, and a port
 // knows the buffers of the view that it was given. A BufferPool is a counted handle on the view; BufferPtrs point to that view and must not outlive the last
-// BufferPool of it. After fork() the child joins and makes its own BufferPool; it must not touch its parent's.
+// BufferPool of it.
+//
+// After fork() the buffers are the parent's still. In the child an inherited BufferPtr is as if it were empty: it has no
+// bytes, its clones and copies are empty, and its destructor drops nothing; an inherited BufferPool has no buffer to give,
+// and says why in last_error(). The child joins, and makes its own BufferPool. (Addresses that the parent took out of a
+// BufferPtr before are beyond what weir can see.)
 //
 // The memory is not trusted: sizes and indices are bounded by what was checked on opening.
 #pragma once
 
 #include <weir/error.hpp>
 #include <weir/event_count.hpp>
+#include <weir/fork_guard.hpp>
 #include <weir/free_hints.hpp>
 #include <weir/platform.hpp>
 #include <weir/process_table.hpp>
@@ -113,6 +119,9 @@ public:
     BufferPoolView(const BufferPoolView&) = delete;
     BufferPoolView& operator=(const BufferPoolView&) = delete;
     ~BufferPoolView() = default;
+
+    /// Whether a parent process made this view.
+    [[nodiscard]] bool is_foreign() const noexcept { return stamp_.is_foreign(); }
 
     [[nodiscard]] std::uint32_t buffer_count() const noexcept { return buffer_count_; }
     [[nodiscard]] std::uint64_t buffer_bytes() const noexcept { return buffer_bytes_; }
@@ -273,6 +282,7 @@ private:
     void offer_and_notify(std::uint32_t index) noexcept;
     [[nodiscard]] std::uint32_t scan(std::uint32_t length) noexcept;
 
+    ForkStamp stamp_;
     Membership membership_;
     Owner owner_;
     BufferPoolState* state_ = nullptr;
@@ -319,7 +329,7 @@ public:
     /// If the caller dies here: the reference is held still and reaping frees it, or it was dropped. [crash: drop, drop_shared]
     void reset() noexcept {
         if (pool_ != nullptr) {
-            if (is_last_copy()) {
+            if (is_ours() && is_last_copy()) {
                 pool_->drop(index_, reference_);
             }
             pool_ = nullptr;
@@ -329,33 +339,38 @@ public:
     [[nodiscard]] explicit operator bool() const noexcept { return pool_ != nullptr; }
 
     /// The message: all of the buffer when it is new, what resize() made of it afterwards.
-    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return {view().payload(index_), size_bytes()}; }
-    [[nodiscard]] std::size_t size_bytes() const noexcept {
-        const std::uint64_t size = view().header(index_).size_bytes;
-        return size <= view().buffer_bytes() ? size : view().buffer_bytes();
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept {
+        return is_ours() ? std::span(view().payload(index_), message_bytes()) : std::span<std::byte>();
     }
+    [[nodiscard]] std::size_t size_bytes() const noexcept { return is_ours() ? message_bytes() : 0; }
     [[nodiscard]] std::size_t capacity_bytes() const noexcept { return view().buffer_bytes(); }
 
     /// Says how much of the buffer is message; at most capacity_bytes().
     void resize(std::size_t bytes) noexcept {
         WEIR_ASSERT(bytes <= capacity_bytes(), "a message is not larger than its buffer");
-        view().header(index_).size_bytes = static_cast<std::uint32_t>(bytes);
+        if (is_ours()) [[likely]] {
+            view().header(index_).size_bytes = static_cast<std::uint32_t>(bytes);
+        }
     }
 
-    [[nodiscard]] std::uint32_t tag() const noexcept { return view().header(index_).tag; }
-    void set_tag(std::uint32_t tag) noexcept { view().header(index_).tag = tag; }
+    [[nodiscard]] std::uint32_t tag() const noexcept { return is_ours() ? view().header(index_).tag : 0; }
+    void set_tag(std::uint32_t tag) noexcept {
+        if (is_ours()) [[likely]] {
+            view().header(index_).tag = tag;
+        }
+    }
 
     /// The number that the producer which pushed the message gave it, from 0 on. A message is numbered by its first push
     /// since it was allocated, and anew by each push of its only reference: of clones that are pushed to several ports,
     /// the first push numbers all.
     [[nodiscard]] std::uint64_t sequence() const noexcept {
         // relaxed: the push handed it over
-        return shared(view().header(index_).sequence).load(std::memory_order_relaxed);
+        return is_ours() ? shared(view().header(index_).sequence).load(std::memory_order_relaxed) : 0;
     }
     /// When it was numbered, on CLOCK_MONOTONIC in ns, where that port has time stamps; else 0.
     [[nodiscard]] std::uint64_t time_ns() const noexcept {
         // relaxed: the push handed it over
-        return shared(view().header(index_).time_ns).load(std::memory_order_relaxed);
+        return is_ours() ? shared(view().header(index_).time_ns).load(std::memory_order_relaxed) : 0;
     }
 
     /// Takes a further reference to the same buffer; empty when all reference words are in use.
@@ -364,7 +379,7 @@ public:
     /// [crash: clone, fan_out]
     [[nodiscard]] BufferPtr clone() const noexcept {
         unsigned number = 0;
-        return view().try_clone(index_, number) ? BufferPtr(*pool_, index_, number) : BufferPtr();
+        return is_ours() && pool_->try_clone(index_, number) ? BufferPtr(*pool_, index_, number) : BufferPtr();
     }
 
     /// How many references are in use, and how many copies of this one there are in this process; a snapshot.
@@ -390,8 +405,15 @@ public:
     [[nodiscard]] unsigned reference() const noexcept { return reference_; }
     [[nodiscard]] bool is_copied() const noexcept { return copied_ != 0 && has_copies(); }
     void forget() noexcept { pool_ = nullptr; }
+    /// size_bytes() of a buffer that is this process's.
+    [[nodiscard]] std::size_t message_bytes() const noexcept {
+        const std::uint64_t size = view().header(index_).size_bytes;
+        return size <= view().buffer_bytes() ? size : view().buffer_bytes();
+    }
 
 private:
+    /// Whether this process, and not one that forked it, owns the reference.
+    [[nodiscard]] bool is_ours() const noexcept { return !view().is_foreign(); }
     [[nodiscard]] BufferPoolView& view() const noexcept {
         WEIR_ASSERT(pool_ != nullptr, "an empty BufferPtr has no buffer");
         return *pool_;
@@ -423,7 +445,7 @@ public:
         reinterpret_cast<BufferPoolState*>(control.data())->first_buffer = first_buffer;
     }
 
-    /// Opens a formatted pool for one membership.
+    /// Opens a formatted pool for one membership, in the process that will use it.
     /// Throws: misaligned, wrong_kind, truncated, corrupt.
     BufferPool(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)
         : view_(std::make_shared<BufferPoolView>(control, payload, membership)) {}
@@ -436,6 +458,11 @@ public:
     [[nodiscard]] unsigned references_per_buffer() const noexcept { return view_->references_per_buffer(); }
     [[nodiscard]] std::uint32_t first_buffer() const noexcept { return view_->first_buffer(); }
 
+    /// used_after_fork in a child of the process that opened the pool: there it gives no buffers. Else none.
+    [[nodiscard]] std::error_code last_error() const noexcept {
+        return make_error_code(view_->is_foreign() ? errc::used_after_fork : errc{});
+    }
+
     /// A free buffer, or nothing. It looks where the hints lead, into 16 other lanes and at 128 further buffers: while many
     /// processes hoard hints, or after a crash, it may return nothing though a buffer is free; the next calls look further.
     /// Progress: lock-free.
@@ -443,6 +470,9 @@ public:
     /// [crash: allocate, allocate_contended, allocate_contended_12]
     [[nodiscard, gnu::always_inline]] BufferPtr try_allocate() noexcept {
         BufferPoolView& view = *view_;
+        if (view.is_foreign()) [[unlikely]] {
+            return {};
+        }
         const std::uint32_t index = view.hints().pop();
         if (index == FreeHints::none) [[unlikely]] {
             return search();
@@ -456,7 +486,7 @@ public:
         return {view, index, 0};
     }
 
-    /// Waits until a buffer is free.
+    /// Waits until a buffer is free. Empty only in a forked child, see last_error().
     /// Progress: blocking.
     /// If the caller dies here: as in try_allocate(). [crash: allocate, wait_for_buffer]
     [[nodiscard]] BufferPtr allocate(const WaitOptions& wait = {}) noexcept {
@@ -469,7 +499,7 @@ public:
     }
     [[nodiscard]] BufferPtr allocate_until(DeadlineNs deadline_ns, const WaitOptions& wait = {}) noexcept;
 
-    /// How many buffers have no reference in use; a snapshot that reads every header.
+    /// How many buffers have no reference in use; a snapshot that reads every header. 0 in a forked child.
     [[nodiscard]] std::uint32_t free_count() const noexcept;
 
     /// Names each broken invariant; empty when the pool is sound. With a table, owners must be alive in it.
@@ -506,12 +536,13 @@ public:
     void add(BufferPool pool);
 
     /// A free buffer of at least `bytes` bytes, resized to that: from the pool with the smallest buffers that fit, or the
-    /// next larger one that has any. Empty where none is free or none is large enough (fits() tells).
+    /// next larger one that has any. Empty where none is free or none is large enough (fits() tells), and in a child of the
+    /// process that opened the pools.
     /// Progress: lock-free.
     /// If the caller dies here: as in BufferPool::try_allocate(). [crash: allocate]
     [[nodiscard]] BufferPtr try_allocate(std::size_t bytes) noexcept;
 
-    /// As try_allocate(), but waits for the best pool that fits.
+    /// As try_allocate(), but waits for the best pool that fits; not in a forked child.
     /// Progress: blocking.
     /// If the caller dies here: as in BufferPool::allocate(). [crash: allocate, wait_for_buffer]
     [[nodiscard]] BufferPtr allocate(std::size_t bytes, const WaitOptions& wait = {}) noexcept {

@@ -40,11 +40,16 @@
 //
 // The memory is not trusted: what it says is checked against what the opener knows, and a contradiction is
 // PushResult::failed, or an empty pop, with last_error().
+//
+// After fork() the handles are the parent's still. In the child, what they would do fails with used_after_fork: pushes are
+// PushResult::failed, pops are empty, waits return at once, handles cannot be made from an inherited Port, and destructors
+// change nothing in shared memory. The child joins, and opens its own Port.
 #pragma once
 
 #include <weir/buffer_pool.hpp>
 #include <weir/error.hpp>
 #include <weir/event_count.hpp>
+#include <weir/fork_guard.hpp>
 #include <weir/platform.hpp>
 #include <weir/process_table.hpp>
 #include <weir/reference.hpp>
@@ -126,6 +131,9 @@ public:
     /// `recheck` is what a handle that waits does before each sleep. Both outlive the view.
     PortView(std::span<std::byte> memory, const Membership& membership, PoolSource& pools, Recheck* recheck = nullptr);
 
+    /// Whether a parent process made this view.
+    [[nodiscard]] bool is_foreign() const noexcept { return stamp_.is_foreign(); }
+
     [[nodiscard]] const PortOptions& options() const noexcept { return options_; }
     [[nodiscard]] const Membership& membership() const noexcept { return membership_; }
     [[nodiscard]] PortState& state() const noexcept { return *state_; }
@@ -180,6 +188,7 @@ public:
         errc cause{};
         const char* field = "";
     };
+    static constexpr Failure inherited{errc::used_after_fork, "handle of the parent process"};
 
     /// Pushes a reference that this process holds, `word`, which cells call `name`. ok: it is a message at `position` - 1
     /// now. full, corrupt: it is held. `before_queued` is called once, while the buffer is still the caller's. With
@@ -280,6 +289,7 @@ public:
     [[nodiscard]] bool has_message(std::uint64_t& position, bool& cleared) noexcept;
 
     /// Counts a handle of this process in or out.
+    /// Throws: not_a_member, table_full, used_after_fork.
     void attach(PortEnd end);
     void detach(PortEnd end) noexcept;
 
@@ -347,6 +357,7 @@ private:
         return shared(word).load(std::memory_order_seq_cst);
     }
 
+    ForkStamp stamp_;
     Membership membership_;
     Owner membership_owner_;
     PortOptions options_;
@@ -368,8 +379,9 @@ public:
     /// Throws: invalid_capacity, invalid_size, misaligned.
     static void format(std::span<std::byte> memory, const PortOptions& options);
 
-    /// Opens a formatted port for one membership; `buffers` are the pools whose buffers may come along.
-    /// Throws: misaligned, wrong_kind, truncated, corrupt.
+    /// Opens a formatted port for one membership, in the process that will use it; `buffers` are the pools whose buffers
+    /// may come along.
+    /// Throws: misaligned, wrong_kind, truncated, corrupt, not_a_member, used_after_fork: a pool is the parent process's.
     Port(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers);
 
     /// A further handle on a view that somebody owns.
@@ -377,8 +389,10 @@ public:
 
     [[nodiscard]] const PortOptions& options() const noexcept { return view_->options(); }
 
-    /// The counters of all handles of one end, the dead and closed ones included.
-    [[nodiscard]] PortCounters counters(PortEnd end) const noexcept { return view_->counters(end); }
+    /// The counters of all handles of one end, the dead and closed ones included. None in a forked child.
+    [[nodiscard]] PortCounters counters(PortEnd end) const noexcept {
+        return view_->is_foreign() ? PortCounters{} : view_->counters(end);
+    }
 
     /// Names each broken invariant of a quiet port; empty when it is sound.
     [[nodiscard]] std::vector<std::string> check() const;
@@ -432,7 +446,7 @@ private:
 /// One thread's handle for pushing. Its destructor closes the end.
 class Producer {
 public:
-    /// Throws: not_a_member, table_full.
+    /// Throws: not_a_member, table_full, used_after_fork.
     /// If the caller dies here: the port has a producer that is dead, or it has not; reaping settles it. [crash: attach]
     explicit Producer(const Port& port, const WaitOptions& wait = {});
     Producer(Producer&& other) noexcept = default;
@@ -444,7 +458,7 @@ public:
     /// with a further reference of its own.
     /// Progress: lock-free.
     /// Returns: ok; full (not with drop_oldest); closed: the last consumer is gone; failed: see last_error(),
-    /// too_many_references among them.
+    /// too_many_references and used_after_fork among them.
     /// If the caller dies here: the message is in the port once, or the buffer is free after reaping.
     /// [crash: push, push_full, push_full_again, push_overtaken, push_claimed_cell, push_drop_oldest]
     [[nodiscard]] PushResult try_push(BufferPtr&& buffer) noexcept {
@@ -480,7 +494,7 @@ public:
     [[nodiscard]] PushResult last_result() const noexcept { return last_result_; }
     /// Why the last push that was PushResult::failed was so; pushes that succeed leave it as it is.
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
-    /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
+    /// What was wrong: the field of the shared memory, where last_error() is corrupt or unknown_buffer.
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
 
 private:
@@ -517,7 +531,7 @@ private:
 /// One thread's handle for popping. Its destructor closes the end.
 class Consumer {
 public:
-    /// Throws: not_a_member, table_full.
+    /// Throws: not_a_member, table_full, used_after_fork.
     /// If the caller dies here: the port has a consumer that is dead, or it has not; reaping settles it. [crash: attach]
     explicit Consumer(const Port& port, const WaitOptions& wait = {});
     Consumer(Consumer&& other) noexcept = default;
@@ -535,7 +549,7 @@ public:
         if (cleared) {
             notify();
         }
-        if (!buffer) {
+        if (!buffer && failure_.cause != errc::used_after_fork) {
             counter_.add(&PortCounters::stalls, 1);
         }
         return buffer;
@@ -561,10 +575,14 @@ public:
     /// If the caller dies here: a prefix was taken. [crash: pop_batch, wait]
     [[nodiscard]] std::size_t pop(std::span<BufferPtr> buffers) noexcept;
 
-    /// Whether the stream is at its end, and how it came to it.
+    /// Whether the stream is at its end, and how it came to it. For an inherited handle in a forked child it is closed.
     /// Progress: lock-free.
     /// If the caller dies here: nothing was changed but claimed cells cleared. [crash: pop_behind_claim]
     [[nodiscard]] StreamEnd stream_end() noexcept {
+        if (port_->is_foreign()) [[unlikely]] {
+            failure_ = PortView::inherited;
+            return StreamEnd::closed;
+        }
         bool cleared = false;
         const StreamEnd result =
             port_->stream_end(PortEnd::producer, [&]() noexcept { return !port_->has_message(position_, cleared); });
@@ -638,8 +656,8 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
 }
 
 inline PushResult Producer::push_quietly(BufferPtr& buffer, bool looks_at_consumers) noexcept {
-    if (!buffer) [[unlikely]] {
-        failure_ = {errc::no_buffer, "BufferPtr"};
+    if (!buffer || port_->is_foreign()) [[unlikely]] {
+        failure_ = port_->is_foreign() ? PortView::inherited : PortView::Failure{errc::no_buffer, "BufferPtr"};
         return last_result_ = PushResult::failed;
     }
     if (is_closed(looks_at_consumers)) {
@@ -649,7 +667,8 @@ inline PushResult Producer::push_quietly(BufferPtr& buffer, bool looks_at_consum
     unsigned reference = buffer.reference();
     const bool is_copied = buffer.is_copied();
     if (port_->find_pool(buffer.id()) != &pool) {
-        failure_ = {errc::unknown_buffer, "the buffer's pool was not given to the port"};
+        failure_ = pool.is_foreign() ? PortView::inherited
+                                     : PortView::Failure{errc::unknown_buffer, "the buffer's pool was not given to the port"};
         return last_result_ = PushResult::failed;
     }
     if (is_copied && !pool.try_clone(buffer.index(), reference)) {
@@ -672,6 +691,10 @@ inline void Producer::notify() noexcept {
 
 inline BufferPtr Consumer::pop_quietly(bool& cleared) noexcept {
     PortView::Item item;
+    if (port_->is_foreign()) [[unlikely]] {
+        failure_ = PortView::inherited;
+        return {};
+    }
     if (port_->claim(position_, item, cleared, failure_) != RingStatus::ok) {
         return {};
     }
@@ -679,7 +702,7 @@ inline BufferPtr Consumer::pop_quietly(bool& cleared) noexcept {
     port_->prefetch_items(position_, prefetched_until_);
     BufferPtr buffer(*item.pool, item.index, item.reference);
     counter_.add(&PortCounters::messages, 1);
-    counter_.add(&PortCounters::bytes, buffer.size_bytes());
+    counter_.add(&PortCounters::bytes, buffer.message_bytes());
     return buffer;
 }
 

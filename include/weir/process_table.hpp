@@ -99,7 +99,9 @@ private:
     ProcessTableState* state_;
 };
 
-/// A process's place in a table: the identity under which it holds references.
+/// A process's place in a table: the identity under which it holds references. It is a name, not a handle: a parent may
+/// join for a child that it is about to fork, which then opens pools and ports with it; who inherits one by fork() and is
+/// not meant by it must not use it. What is opened with it tells the two apart (fork_guard.hpp).
 struct Membership {
     ProcessTable table;
     std::uint8_t slot;

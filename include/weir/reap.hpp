@@ -39,7 +39,7 @@ namespace weir {
 
 /// What a reaper did.
 struct ReapResult {
-    std::error_code error; ///< reap_incomplete or corrupt: nothing was freed, the entry stays
+    std::error_code error; ///< reap_incomplete, other_parameters, used_after_fork: nothing was freed, the entry stays
     std::uint32_t freed_reference_count = 0;
     std::uint32_t kept_message_count = 0; ///< the dead one's messages that stay in their ports
     std::uint32_t cleared_cell_count = 0;
@@ -48,7 +48,8 @@ struct ReapResult {
 
 /// Gives back all that `dead` held. `buffers` and `ports` are all pools and all ports of the domain, each port under a
 /// number of its own: where a cell names a buffer of another pool, or a reference of the dead another port, nothing is
-/// freed (reap_incomplete); where two ports have one number, neither (other_parameters).
+/// freed (reap_incomplete); where two ports have one number, neither (other_parameters), nor in a forked child with
+/// pools or ports that its parent opened (used_after_fork).
 /// Progress: lock-free.
 /// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper]
 [[nodiscard]] ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers,

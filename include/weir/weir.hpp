@@ -1,7 +1,7 @@
 // weir.hpp: all of weir.
 //
 // From below to above, each layer usable without those above it:
-// - platform, error, file, offset_ptr, futex, reference: what all else is made of;
+// - platform, error, file, offset_ptr, futex, fork_guard, reference: what all else is made of;
 // - process, segment, ring, event_count, process_table, free_hints: shared structures, each usable alone;
 // - buffer_pool: buffers with attributed references, BufferPtr, SharedBufferAllocator;
 // - port: Producer and Consumer on a queue of buffer references;
@@ -16,6 +16,7 @@
 #include <weir/error.hpp>
 #include <weir/event_count.hpp>
 #include <weir/file.hpp>
+#include <weir/fork_guard.hpp>
 #include <weir/free_hints.hpp>
 #include <weir/futex.hpp>
 #include <weir/offset_ptr.hpp>
