@@ -86,9 +86,63 @@ int main() {
     check(Segment::remove("small") && Segment::remove("second"), "what was created is removed");
     check(Segment::create("third", 768 << 10).bytes().size() == 768 << 10, "there is room again");
 
+    mount_shm("size=4m,mode=1777");
+    {
+        // Each kind of creation meets the full file system in its own way, and leaves no name.
+        const Segment first = Segment::create("first", 3 << 20);
+        for (const weir::SegmentOptions& options :
+             {weir::SegmentOptions{}, weir::SegmentOptions{.prefault = true}, weir::SegmentOptions{.huge_pages = true},
+              weir::SegmentOptions{.huge_pages = true, .prefault = true}}) {
+            check(test::error_of([&] { return Segment::create("second", 2 << 20, options); }) == errc::no_space,
+                  "a segment larger than the rest of /dev/shm is no_space, however it is asked for");
+            check(weir::list_segments("") == std::vector<std::string>{"first"}, "and leaves nothing");
+        }
+        const std::size_t rest = (1 << 20) - 2 * 4096; // both have a header
+        std::optional<Segment> second = Segment::create("second", rest, {.prefault = true});
+        check(test::error_of([] { return Segment::create("third", 1); }) == errc::no_space, "now it is full");
+        for (std::byte& byte : second->bytes()) {
+            byte = std::byte{3};
+        }
+        // What others left there with holes in it would be a SIGBUS where it is read.
+        for (const char* name : {"sparse", "sparse-header"}) {
+            const int descriptor = open(("/dev/shm/" + std::string(name)).c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+            check(descriptor >= 0 && ftruncate(descriptor, 1 << 20) == 0, "a file of holes needs no memory");
+            close(descriptor);
+            for (const weir::SegmentAccess access : {weir::SegmentAccess::read_only, weir::SegmentAccess::read_write}) {
+                check(test::error_of([&] {
+                          return Segment::open(name, {.access = access, .kind = std::nullopt, .prefault = true});
+                      }) == errc::wrong_kind,
+                      "a file of holes is no segment");
+            }
+            check(Segment::remove(name), "it is removed");
+        }
+        second.reset();
+        check(Segment::remove("second"), "there is a little room");
+        {
+            const Segment third = Segment::create("third", 4096);
+            const int descriptor = open("/dev/shm/third", O_RDWR | O_CLOEXEC);
+            weir::SegmentHeader header{};
+            check(pread(descriptor, &header, sizeof header, 0) == sizeof header, "a right header");
+            header.data_bytes = 512 << 10;
+            check(pwrite(descriptor, &header, sizeof header, 0) == sizeof header &&
+                      ftruncate(descriptor, 4096 + (512 << 10)) == 0,
+                  "with holes behind it");
+            close(descriptor);
+        }
+        const Segment fourth = Segment::create("fourth", rest - 4 * 4096);
+        check(test::error_of([] { return Segment::open("third", {.prefault = true}); }) == errc::truncated,
+              "a right header with holes behind it is truncated");
+        // The lock file needs no memory, so joining finds the same full file system and says so.
+        check(weir::LockFile::take(weir::segment_path("lock"), weir::own_files_only(), 0).is_held(),
+              "the lock file has no pages");
+    }
+
     mount_shm("nr_inodes=2,mode=1777");
     const Segment only = Segment::create("only", 4096);
     check(test::error_of([] { return Segment::create("another", 4096); }) == errc::no_space,
           "a file system without free inodes is no_space");
+    check(test::error_of([] { return weir::LockFile::take(weir::segment_path("lock"), weir::own_files_only(), 0); }) ==
+              errc::no_space,
+          "nor is there room for a lock file");
     return 0;
 }
