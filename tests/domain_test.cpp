@@ -1,5 +1,5 @@
 #include "catch.hpp"
-#include "testing.hpp"
+#include "domain_testing.hpp"
 
 #include <weir/domain.hpp>
 
@@ -15,94 +15,13 @@
 using namespace weir;
 using namespace std::chrono_literals;
 using test::Child;
+using test::check;
 using test::error_of;
-
-namespace {
-
-/// A domain name of this test process's own, whose files are gone at the end.
-class Name {
-public:
-    Name() : name_("test." + std::to_string(getpid()) + "." + std::to_string(++count_)) {}
-    Name(const Name&) = delete;
-    Name& operator=(const Name&) = delete;
-    ~Name() {
-        Domain::RemoveOptions options;
-        options.force = true;
-        Domain::remove(name_, options);
-        Segment::remove(DomainNames(geteuid(), name_).lock());
-    }
-    operator std::string_view() const noexcept { return name_; } // NOLINT: it is the name
-    [[nodiscard]] const std::string& text() const noexcept { return name_; }
-    /// What is in /dev/shm of this domain, but for the lock file.
-    [[nodiscard]] std::vector<std::string> files() const {
-        const DomainNames names(geteuid(), name_);
-        std::vector<std::string> files = list_segments(names.prefix());
-        std::erase(files, names.lock());
-        return files;
-    }
-
-private:
-    static inline int count_ = 0;
-    std::string name_;
-};
-
-constexpr PoolOptions small_pool{.buffer_bytes = 64, .buffer_count = 16};
-constexpr PortOptions small_port{.capacity = 8};
-
-JoinOptions quick() {
-    JoinOptions options;
-    options.recheck_interval_ns = 1'000'000;
-    return options;
-}
-
-std::string check(Domain& domain, DomainCensus* census = nullptr) {
-    std::string text;
-    for (const std::string& line : domain.check(census)) {
-        text += line + "\n";
-    }
-    return text;
-}
-
-/// A process that says when it is ready, and then waits to be killed.
-class Victim {
-public:
-    template <class Body>
-    explicit Victim(Body&& body) {
-        int ends[2];
-        if (pipe(ends) != 0) {
-            throw std::system_error(errno, std::system_category(), "pipe");
-        }
-        child_.emplace([&] {
-            close(ends[0]);
-            body([&] {
-                if (write(ends[1], "r", 1) != 1) {
-                    _exit(3);
-                }
-                for (;;) {
-                    pause();
-                }
-            });
-        });
-        close(ends[1]);
-        char ready = 0;
-        const bool is_ready = read(ends[0], &ready, 1) == 1;
-        close(ends[0]);
-        if (!is_ready) {
-            throw std::runtime_error("the child did not get ready: " + child_->wait().said);
-        }
-    }
-
-    [[nodiscard]] pid_t pid() const { return child_->pid(); }
-    void kill() {
-        ::kill(child_->pid(), SIGKILL);
-        static_cast<void>(child_->wait());
-    }
-
-private:
-    std::optional<Child> child_;
-};
-
-} // namespace
+using test::Name;
+using test::quick;
+using test::small_pool;
+using test::small_port;
+using test::Victim;
 
 TEST_CASE("two members of a domain find each other's pool and port by name", "[domain]") {
     const Name name;
