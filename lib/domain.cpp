@@ -137,7 +137,7 @@ namespace detail {
 DomainState::DomainState(DomainNames names, const JoinOptions& options, Segment registry)
     : names_(std::move(names)), options_(options), registry_segment_(std::move(registry)),
       registry_(registry_segment_.bytes()), lock_(LockDescriptor::open(segment_path(names_.registry()))),
-      joiner_(getpid()), ports_(port_count_max) {
+      stamp_(ForkStamp::capture()), ports_(port_count_max) {
     if (lock_.file() != registry_segment_.file()) {
         throw_error(errc::busy, "domain " + names_.domain() + ": its registry was just replaced; join again");
     }
@@ -151,10 +151,6 @@ DomainState::~DomainState() {
     if (membership_ && !is_inherited()) {
         leave();
     }
-}
-
-bool DomainState::is_inherited() const noexcept {
-    return getpid() != joiner_;
 }
 
 // --- Joining and leaving ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <weir/domain.hpp>
+#include <weir/fork_guard.hpp>
 
 #include <array>
 #include <atomic>
@@ -58,7 +59,7 @@ public:
     [[nodiscard]] const DomainNames& names() const noexcept { return names_; }
     [[nodiscard]] const Membership& membership() const noexcept { return *membership_; }
     [[nodiscard]] std::int64_t recheck_interval_ns() const noexcept { return options_.recheck_interval_ns; }
-    [[nodiscard]] bool is_inherited() const noexcept;
+    [[nodiscard]] bool is_inherited() const noexcept { return stamp_.is_foreign(); }
     /// Whether the member of a slot, which is not this one, is proven dead: nobody holds its lock.
     [[nodiscard]] bool is_lock_free(std::uint8_t slot) const noexcept { return !lock_.is_locked_by_other(slot); }
     [[nodiscard]] std::string notes();
@@ -87,7 +88,7 @@ private:
     Segment registry_segment_;
     Registry registry_;
     LockDescriptor lock_;
-    pid_t joiner_;
+    ForkStamp stamp_;
     std::optional<Membership> membership_;
 
     std::mutex mutex_; ///< for what follows; not for the views that are published in pool_views_

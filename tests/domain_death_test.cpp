@@ -186,9 +186,7 @@ TEST_CASE("a child's calls of inherited handles fail, and its destructors change
         out.reset();
         in.reset();
         frames.reset();
-        {
-            Domain gone = std::move(domain);
-        }
+        { Domain gone = std::move(domain); }
         // It may join for itself.
         Domain own = Domain::join(name);
         expect(own.members().size() == 2, "two members");
@@ -244,7 +242,8 @@ TEST_CASE("a process whose main thread has ended is a member while another threa
     require_reaped(domain);
 }
 
-TEST_CASE("members in other PID namespaces, with and without a /proc of their own, are seen to live and die", "[domain]") {
+TEST_CASE("members in other PID namespaces, with and without a /proc of their own, are seen to live and die",
+          "[domain]") {
     const Name name;
     const char* proc = GENERATE("the outer one", "its own", "hidepid", "none");
     CAPTURE(proc);
@@ -336,8 +335,8 @@ TEST_CASE("who is stopped while it joins makes others busy, and one that is kill
     const Name name;
     static_cast<void>(Domain::join(name));
     Victim victim([&](auto&& ready) {
-        const LockFile lock = LockFile::take(segment_path(DomainNames(geteuid(), name.text()).lock()), own_files_only(),
-                                             deadline_never);
+        const LockFile lock =
+            LockFile::take(segment_path(DomainNames(geteuid(), name.text()).lock()), own_files_only(), deadline_never);
         ready();
     });
     kill(victim.pid(), SIGSTOP);

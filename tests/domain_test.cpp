@@ -14,8 +14,8 @@
 
 using namespace weir;
 using namespace std::chrono_literals;
-using test::Child;
 using test::check;
+using test::Child;
 using test::error_of;
 using test::Name;
 using test::quick;
