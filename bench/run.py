@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-PROGRAMS = ("ring", "port", "allocate", "reap", "limits")
+PROGRAMS = ("ring", "port", "allocate", "reap", "domain", "limits")
 
 # The ping-pong before and after a repetition may differ by a fifth.
 CHANGE_MAX = 0.2
@@ -96,6 +96,16 @@ BARS = (
         lambda c: c["exhausted_ns"] / ping_pong_ns(c), 20.0),
     Bar("reap of one dead process: 4,096 buffers, 16 ports of 1,024 cells", "reap/dead_process", "ms",
         lambda c: c["reap_ns"] / 1e6, 2.0),
+    Bar("the same in a named domain, from the lock's release on", "domain/reap", "ms",
+        lambda c: c["reap_ns"] / 1e6, 2.0),
+    Bar("join an existing domain / fork + exec of /bin/true", "domain/join", "ratio",
+        lambda c: c["join_ns"] / c["spawn_ns"], 1.0),
+    Bar("from SIGKILL to a waiting peer's knowing, slowest / re-check interval", "domain/death", "ratio",
+        lambda c: c["recheck_max_ns"] / c["interval_ns"], 1.0),
+    Bar("from SIGKILL to the knowing of a peer that watches, slowest", "domain/death", "ms",
+        lambda c: c["watch_max_ns"] / 1e6, 5.0),
+    Bar("liveness checks of 250 idle members, for each member and interval", "domain/idle", "ratio",
+        lambda c: c["checks_count"], 1.0),
 )
 
 
@@ -158,6 +168,15 @@ FIGURES = (
     Figure("clone + drop", "allocate/clone", "ns", counter("clone_ns")),
     Figure("copy + reset within a process", "allocate/clone", "ns", counter("copy_ns")),
     Figure("reap, the slowest of ten", "reap/dead_process", "ms", lambda c: c["reap_max_ns"] / 1e6),
+    Figure("join an existing domain", "domain/join", "ns", counter("join_ns")),
+    Figure("leave it", "domain/join", "ns", counter("leave_ns")),
+    Figure("fork + exec of /bin/true", "domain/join", "ns", counter("spawn_ns")),
+    Figure("reap in the largest domain: 1,048,576 buffers, 1,024 ports of 65,536 cells", "domain/reap_largest", "ms",
+           lambda c: c["reap_ns"] / 1e6),
+    Figure("from SIGKILL to a waiting peer's knowing, at the default interval of 100 ms", "domain/death", "ms",
+           lambda c: c["recheck_ns"] / 1e6),
+    Figure("from SIGKILL to the knowing of a peer that watches", "domain/death", "ms", lambda c: c["watch_ns"] / 1e6),
+    Figure("waits of 250 idle members, for each member and interval", "domain/idle", "ratio", counter("waits_count")),
     Figure("reading the clock", "limits/clock", "ns", counter("clock_ns")),
 )
 

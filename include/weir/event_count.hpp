@@ -133,11 +133,12 @@ template <class Ready, class OnSleep>
         if (ready(Look::last)) {
             return true;
         }
-        const std::int64_t now_ns = monotonic_ns();
-        if (now_ns >= deadline_ns) {
+        if (monotonic_ns() >= deadline_ns) {
             return false;
         }
         on_sleep();
+        // The interval begins after on_sleep(): what that did once an interval is due again when the sleep ends.
+        const std::int64_t now_ns = monotonic_ns();
         const std::int64_t left_ns = deadline_ns - now_ns;
         event.sleep(key, left_ns < options.recheck_interval_ns ? deadline_ns : now_ns + options.recheck_interval_ns);
     }
