@@ -287,7 +287,7 @@ SegmentKey DomainState::next_key() {
 }
 
 void DomainState::take_note(const std::string& note) {
-    if (!note.empty()) {
+    if (!note.empty() && notes_.find(note) == std::string::npos) {
         add_to(notes_, note);
     }
 }
@@ -484,27 +484,35 @@ std::vector<DomainState::MappedPort*> DomainState::ports() {
 }
 
 BufferPoolView* DomainState::find_pool(std::uint32_t id) noexcept {
-    for (const bool has_mapped_all : {false, true}) {
-        for (const std::atomic<BufferPoolView*>& published : pool_views_) {
-            // (2) acquire: the view is complete; pairs with (1)
-            BufferPoolView* view = published.load(std::memory_order_acquire);
-            if (view != nullptr && id - view->first_buffer() < view->buffer_count()) {
-                return view;
-            }
+    const auto lies_in = [id](const BufferPoolView& view) noexcept {
+        return id - view.first_buffer() < view.buffer_count();
+    };
+    for (const std::atomic<BufferPoolView*>& published : pool_views_) {
+        // (2) acquire: the view is complete; pairs with (1)
+        BufferPoolView* view = published.load(std::memory_order_acquire);
+        if (view != nullptr && lies_in(*view)) {
+            return view;
         }
-        if (has_mapped_all || id >= domain_buffer_count_max) {
-            return nullptr;
-        }
-        try {
-            static_cast<void>(pools());
-        } catch (const std::exception& error) {
+    }
+    if (id >= domain_buffer_count_max) {
+        return nullptr;
+    }
+    try {
+        const std::lock_guard guard(mutex_);
+        const Directory directory = registry_.pools();
+        for (unsigned place = 0; place < directory.size() && directory.entry(place) != 0; ++place) {
             try {
-                const std::lock_guard guard(mutex_);
-                take_note(std::string("a message's pool could not be mapped: ") + error.what());
-            } catch (...) {
-                return nullptr; // the handle reports unknown_buffer all the same
+                MappedPool& pool = map_pool(place, directory.entry(place));
+                if (lies_in(pool.view)) {
+                    return &pool.view;
+                }
+            } catch (const std::system_error& error) {
+                // It may be another pool's buffer, so the others are looked at.
+                take_note(std::string("a pool could not be mapped for a message: ") + error.what());
             }
         }
+    } catch (...) {
+        return nullptr; // no memory; the handle reports unknown_buffer
     }
     return nullptr;
 }

@@ -284,6 +284,30 @@ TEST_CASE("a pool is mapped when a message in it comes along", "[domain]") {
     CHECK(check(two).empty());
 }
 
+TEST_CASE("a pool that cannot be mapped does not keep the messages of others from being taken", "[domain]") {
+    const Name name;
+    Domain one = Domain::join(name);
+    Domain two = Domain::join(name);
+    Producer out = one.producer("raw", small_port);
+    Consumer in = two.consumer("raw");
+    BufferPool broken = one.pool("broken", small_pool);
+    std::vector<std::string> files = name.files();
+    std::erase_if(files, [](const std::string& file) { return !file.ends_with(".payload"); });
+    REQUIRE(files.size() == 1);
+    BufferPool sound = one.pool("sound", small_pool);
+    const std::string path = segment_path(files.front());
+    REQUIRE(rename(path.c_str(), (path + ".aside").c_str()) == 0);
+    REQUIRE(out.push(sound.allocate()) == PushResult::ok);
+    REQUIRE(out.push(broken.allocate()) == PushResult::ok);
+    CHECK(in.try_pop());
+    CHECK_FALSE(in.try_pop());
+    CHECK(in.last_error() == errc::unknown_buffer);
+    CHECK(in.stream_end() == StreamEnd::open);
+    CHECK_FALSE(two.notes().empty());
+    REQUIRE(rename((path + ".aside").c_str(), path.c_str()) == 0);
+    CHECK(in.try_pop());
+}
+
 TEST_CASE("a member that maps payload read-only reads messages", "[domain]") {
     const Name name;
     Domain writer = Domain::join(name);
