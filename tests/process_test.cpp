@@ -427,6 +427,71 @@ TEST_CASE("children forked in the middle of opening and locking keep no lock") {
     }
 }
 
+TEST_CASE("a fork in the moment of opening or of closing gives the child no lock") {
+    const File file;
+    const std::uint64_t seed = test::seed();
+    CAPTURE(seed);
+    run_in_child([&] {
+        test::Random random(seed);
+        const LockDescriptor probe = LockDescriptor::open(file.path());
+        for (int round = 0; round < 300; ++round) {
+            const bool closes = round % 2 != 0;
+            std::optional<LockDescriptor> its;
+            if (closes) {
+                its = LockDescriptor::open(file.path());
+                expect(its->try_lock(1), "it locks");
+            }
+            Line go;
+            std::atomic<int> ready{0};
+            const auto start = [&ready](unsigned spin_count) {
+                ready.fetch_add(1);
+                while (ready.load() < 2) {
+                    sched_yield();
+                }
+                for (unsigned spin = 0; spin < spin_count; ++spin) {
+                    asm volatile("");
+                }
+            };
+            const unsigned spin_count = random.below(60'000U); // a fork copies its descriptors some way in
+            std::thread other([&] {
+                start(spin_count);
+                if (closes) {
+                    its.reset();
+                } else {
+                    its = LockDescriptor::open(file.path());
+                    expect(its->try_lock(1), "it locks");
+                }
+            });
+            start(0);
+            const pid_t pid = fork();
+            expect(pid >= 0, "fork");
+            if (pid == 0) {
+                go.stop_writing();
+                static_cast<void>(go.hear());
+                for (int number = 3; number < 64; ++number) {
+                    struct stat status {};
+                    struct flock lock {};
+                    lock.l_type = F_WRLCK;
+                    lock.l_start = 1;
+                    lock.l_len = 1;
+                    const bool is_file = fstat(number, &status) == 0 && status.st_ino == probe.file().inode &&
+                                         status.st_dev == probe.file().device;
+                    // Locking what the parent has locked succeeds only by the parent's own open file.
+                    if (is_file && !closes && fcntl(number, F_OFD_SETLK, &lock) == 0) {
+                        _exit(1);
+                    }
+                }
+                _exit(0);
+            }
+            other.join();
+            expect(!closes || !probe.is_locked_by_other(1), "what was closed is free, though the child lives");
+            go.say('g');
+            int status = 0;
+            expect(waitpid(pid, &status, 0) == pid && status == 0, "the child has no descriptor with a lock");
+        }
+    });
+}
+
 TEST_CASE("a process whose main thread has ended is alive while another thread runs") {
     const File file;
     const LockDescriptor mine = LockDescriptor::open(file.path());
@@ -676,7 +741,7 @@ TEST_CASE("who takes the lock of a file that was removed in the same moment take
     }
 }
 
-TEST_CASE("a lock file lets one process at a time through, and the killed ones' turn passes on") {
+TEST_CASE("a lock file lets one process at a time through, though holders are killed, or remove it") {
     const File file(false);
     struct Account {
         std::uint64_t inside; // who holds the lock
@@ -697,6 +762,9 @@ TEST_CASE("a lock file lets one process at a time through, and the killed ones' 
                 expect(inside == static_cast<std::uint64_t>(getpid()), "nobody else is inside");
             }
             account.rounds += 1;
+            if (account.rounds % 3 == 0) { // who opened this one and locks it next has to notice
+                unlink(file.path().c_str());
+            }
         }
     };
     std::vector<std::unique_ptr<test::Child>> children;
