@@ -71,6 +71,16 @@ void map_in(std::span<std::byte> memory) {
     }
 }
 
+/// The memory that is measured is what separately started programs share: a file in /dev/shm. Its name is gone at once, so
+/// that nothing is left of a benchmark that is interrupted.
+weir::Segment named_segment(std::size_t bytes) {
+    static unsigned count = 0;
+    const std::string name = "weir-bench." + std::to_string(getpid()) + "." + std::to_string(++count);
+    weir::Segment segment = weir::Segment::create(name, bytes);
+    weir::Segment::remove(name);
+    return segment;
+}
+
 } // namespace
 
 bool is_tiny() noexcept {
@@ -184,7 +194,7 @@ Trial::Trial(unsigned process_count) : process_count_(process_count) {
 }
 
 std::span<std::byte> Trial::share_bytes(std::size_t bytes) {
-    segments_.push_back(weir::Segment::anonymous(bytes));
+    segments_.push_back(named_segment(bytes));
     map_in(segments_.back().bytes());
     return segments_.back().bytes().first(bytes);
 }
@@ -277,8 +287,8 @@ std::size_t payload_bytes(const std::vector<weir::BufferPoolOptions>& pools) {
 
 SharedDomain::SharedDomain(std::vector<weir::BufferPoolOptions> pools, std::vector<weir::PortOptions> ports)
     : pool_options_(std::move(pools)), port_options_(std::move(ports)),
-      control_(weir::Segment::anonymous(control_bytes(pool_options_, port_options_))),
-      payload_(weir::Segment::anonymous(payload_bytes(pool_options_))) {
+      control_(named_segment(control_bytes(pool_options_, port_options_))),
+      payload_(named_segment(payload_bytes(pool_options_))) {
     map_in(control_.bytes());
     weir::SegmentCursor cursor(control_.bytes());
     static_cast<void>(cursor.take(weir::ProcessTable::bytes()));
