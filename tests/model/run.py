@@ -209,7 +209,18 @@ SLOTS = [
     holds("slots", "NP=4 NR=3", 100_000, full=True),
 ]
 
-CONFIGURATIONS = EVENT_COUNT + MEMBERS + QUEUE + ALLOC + SLOTS
+DIRECTORY = [
+    holds("directory", "", 20_000),
+    holds("directory", "NAMES=2", 20_000),
+    mistake("directory", "PUBLISH_FIRST", "", r"segment"),
+    mistake("directory", "SKIP_WINNER", "", r"NAME|directory"),
+    mistake("directory", "LIST_FIRST", "", r"segment"),
+    mistake("directory", "END_FIRST", "", r"segment"),
+    mistake("directory", "STORE_ENTRY", "", r"segment|directory"),
+    holds("directory", "NR=3", 5_000, full=True),
+]
+
+CONFIGURATIONS = EVENT_COUNT + MEMBERS + QUEUE + ALLOC + SLOTS + DIRECTORY
 
 # What pan says when it has not looked at everything.
 INCOMPLETE = re.compile(r"max search depth too small|out of memory|MEMLIM|Search not completed|VECTORSZ", re.IGNORECASE)
