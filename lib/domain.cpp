@@ -1,4 +1,5 @@
 #include "domain_state.hpp"
+#include "files.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -7,6 +8,7 @@
 
 #include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace weir {
@@ -223,13 +225,29 @@ void DomainState::leave() noexcept {
                                              deadline_after(options_.timeout.count()));
         end();
         if (!registry_.is_kept() && is_last_member()) {
-            remove_names(names_);
+            remove_own_names();
         }
         lock_.unlock(membership_->slot);
     } catch (...) {
         // Somebody is stopped while he joins or leaves, or may not be interfered with: the names stay, as if all had died.
         end();
         lock_.unlock(membership_->slot);
+    }
+}
+
+/// What has this domain's names may be another one by now, made after ours were removed by force: it is left alone.
+void DomainState::remove_own_names() const {
+    struct stat status {};
+    const bool has_name = stat(segment_path(names_.registry()).c_str(), &status) == 0 || errno != ENOENT;
+    if (!has_name || id_of(status) == registry_segment_.file()) {
+        remove_names(names_);
+        return;
+    }
+    for (const std::string& name : list_segments(names_.prefix())) {
+        const std::optional<DomainNames::Parsed> parsed = names_.parse(name);
+        if (parsed && parsed->registry_id == registry_.id()) {
+            Segment::remove(name);
+        }
     }
 }
 

@@ -69,6 +69,7 @@ private:
     [[nodiscard]] bool try_take_slot(std::uint8_t slot, const ProcessInfo& info);
     void write_record(std::uint8_t slot, const ProcessInfo& info) noexcept;
     void leave() noexcept;
+    void remove_own_names() const;
     [[nodiscard]] bool is_last_member() const noexcept;
 
     [[nodiscard]] Segment open_segment(const SegmentKey& key, SegmentKind kind, SegmentAccess access, bool prefault);

@@ -503,3 +503,19 @@ TEST_CASE("the names may go while members live, and they go on with what they ha
     CHECK(new_one.pool_names().empty());
     static_cast<void>(new_one.pool("frames", small_pool));
 }
+
+TEST_CASE("the last to leave a domain whose names were taken leaves the next domain's names alone", "[domain]") {
+    const Name name;
+    Domain old_one = Domain::join(name);
+    static_cast<void>(old_one.pool("frames", small_pool));
+    Domain::RemoveOptions force;
+    force.force = true;
+    CHECK(Domain::remove(name, force));
+    Domain new_one = Domain::join(name);
+    static_cast<void>(new_one.pool("frames", small_pool));
+    static_cast<void>(old_one.port("late", small_port));
+    CHECK(name.files().size() == 4);
+    old_one.leave();
+    CHECK(name.files().size() == 3);
+    CHECK(Domain::join(name).pool_names() == std::vector<std::string>{"frames"});
+}
