@@ -178,7 +178,8 @@ public:
     /// Takes the names of domain `name` away, and all that is queued in it with them; the lock file stays. False: there was
     /// no such domain.
     /// Throws: invalid_name, busy (it has live members, or is just joined or left), no_permission.
-    /// If the caller dies here: some of the names are gone; the next join or remove() takes the rest. [crash: domain_remove]
+    /// If the caller dies here: some of the names are gone; the next join or remove() takes the rest.
+    /// [crash: domain_remove, domain_remove_forced]
     static bool remove(std::string_view name, const RemoveOptions& options);
     static bool remove(std::string_view name) { return remove(name, {}); }
 

@@ -37,6 +37,10 @@ SKIPPED = 77
 QUICK = {"0": ["--few"], "2": []}
 QUICK_LEFT_OUT = {"0": {"allocate_contended_12", "wait_for_buffer", "reap_two", "reap_killed_reaper"}, "2": set()}
 
+# The programs, and what each is made of; the library's sources come to it.
+PROGRAMS = {"crash": ("cases.cpp", "world.cpp", "main.cpp", "engine.cpp"),
+            "crash_domain": ("domain_main.cpp", "domain_world.cpp", "domain_steps.cpp", "engine.cpp")}
+
 
 def say(text=""):
     print(text, flush=True)
@@ -74,21 +78,31 @@ def link(compiler, objects, target):
 
 
 def build(compiler, level, folder, jobs):
-    """The whole harness with the library as it is."""
+    """The whole harness with the library as it is: its programs."""
     flags = ["-O" + level, "-g", *WARNINGS, "-I", HERE, "-I", ROOT / "include"]
-    sources = [HERE / name for name in ("cases.cpp", "world.cpp", "main.cpp", "engine.cpp")]
-    sources += sorted((ROOT / "lib").glob("*.cpp"))
-    return link(compiler, compile_all(compiler, flags, sources, folder, jobs), folder / "crash")
+    own = {name: HERE / name for names in PROGRAMS.values() for name in names}
+    library = sorted((ROOT / "lib").glob("*.cpp"))
+    objects = compile_all(compiler, flags, [*own.values(), *library], folder, jobs)
+    of_own = dict(zip(own, objects))
+    return [link(compiler, [*(of_own[name] for name in names), *objects[len(own):]], folder / program)
+            for program, names in PROGRAMS.items()]
 
 
-def check_names(program):
-    """cases.txt, which the headers' comments are checked against, is what the program has."""
+def names_of(program):
+    return run_logged([program, "--list"]).stdout.split()
+
+
+def check_names(programs):
+    """cases.txt, which the headers' comments are checked against, is what the programs have; of one alone, a part."""
     named = (HERE / "cases.txt").read_text().split()
-    result = run_logged([program, "--list"])
-    if result.returncode != 0 or result.stdout.split() != named:
-        say(f"tests/crash/cases.txt lists other cases than the harness has:\n{result.stdout}")
-        return False
-    return True
+    listed = [name for program in programs for name in names_of(program)]
+    if len(programs) == len(PROGRAMS):
+        good = listed == named
+    else:
+        good = listed != [] and any(named[at:at + len(listed)] == listed for at in range(len(named)))
+    if not good:
+        say("tests/crash/cases.txt lists other cases than the harness has:\n" + "\n".join(listed))
+    return good
 
 
 def run_cases(program, arguments, report):
@@ -202,10 +216,10 @@ def ninja_targets(folder):
 
 
 def quick(options):
-    if not check_names(options.program):
+    if not check_names([options.program]):
         return 1
     with tempfile.TemporaryDirectory(prefix="weir-crash-") as folder:
-        names = [name for name in (HERE / "cases.txt").read_text().split() if name not in QUICK_LEFT_OUT[options.level]]
+        names = [name for name in names_of(options.program) if name not in QUICK_LEFT_OUT[options.level]]
         arguments = ["--cases", ",".join(names), "--jobs", str(options.jobs), "--seed", str(options.seed),
                      *QUICK[options.level]]
         return run_cases(options.program, arguments, pathlib.Path(folder) / "report.json")[0]
@@ -263,14 +277,16 @@ def full(options):
             for level in ("0", "2"):
                 title = f"{compiler[0]} -O{level}"
                 say(f"\n== {title}: {version_of(compiler)}")
-                program = build(compiler, level, folder / title.replace(" ", ""), options.jobs)
-                good = check_names(program) and good
-                status, cases = run_cases(program, ["--full", "--jobs", str(options.jobs), "--seed", str(options.seed)],
-                                          folder / "report.json")
-                if status == SKIPPED:
-                    return SKIPPED
-                good = good and status == 0
-                reports[title] = cases
+                programs = build(compiler, level, folder / title.replace(" ", ""), options.jobs)
+                good = check_names(programs) and good
+                reports[title] = []
+                for program in programs:
+                    arguments = ["--full", "--jobs", str(options.jobs), "--seed", str(options.seed)]
+                    status, cases = run_cases(program, arguments, folder / "report.json")
+                    if status == SKIPPED:
+                        return SKIPPED
+                    good = good and status == 0
+                    reports[title] += cases
         say(f"\n== seeded mistakes, {compilers[0][0]} -O2")
         base = folder / f"{compilers[0][0]}-O2"
         all_caught, found = seeds_one_by_one(compilers[0], [base / "engine.o", base / "main.o"], base / "crash",
