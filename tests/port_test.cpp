@@ -1225,7 +1225,7 @@ TEST_CASE("both ends count messages, bytes, stalls, waits and wakes") {
     Producer out(fixture.port(), {.spin_count = 0, .recheck_interval_ns = 1000});
     Consumer in(fixture.port(), {.spin_count = 0, .recheck_interval_ns = 1000});
     CHECK_FALSE(in.try_pop());
-    CHECK_FALSE(in.pop_for(10us));
+    CHECK_FALSE(in.pop_for(20ms));
     for (std::size_t bytes = 10; bytes < 12; ++bytes) {
         BufferPtr buffer = fixture.buffer_with(0);
         buffer.resize(bytes);
@@ -1233,7 +1233,7 @@ TEST_CASE("both ends count messages, bytes, stalls, waits and wakes") {
     }
     BufferPtr third = fixture.buffer_with(0);
     CHECK(out.try_push(std::move(third)) == PushResult::full);
-    CHECK(out.push_for(std::move(third), 10us) == PushResult::full);
+    CHECK(out.push_for(std::move(third), 20ms) == PushResult::full);
     CHECK(in.try_pop());
 
     const PortCounters pushed = fixture.port().counters(PortEnd::producer);

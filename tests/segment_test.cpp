@@ -176,9 +176,17 @@ TEST_CASE("anonymous memory beyond the limit of the process is no space") {
             std::ifstream("/proc/self/statm") >> mapped_pages;
             const rlim_t limit = mapped_pages * 4096 + (rlim_t{64} << 20);
             const rlimit limits{limit, limit};
-            setrlimit(RLIMIT_AS, &limits);
+            rlimit in_force{};
+            if (setrlimit(RLIMIT_AS, &limits) != 0 || getrlimit(RLIMIT_AS, &in_force) != 0 ||
+                in_force.rlim_cur != limit) {
+                _exit(2); // an emulator has the address space to itself, and limits nothing
+            }
             _exit(error_of([] { return Segment::anonymous(std::size_t{1} << 30); }) == errc::no_space ? 0 : 1);
         }).wait();
+    if (WIFEXITED(end.status) && WEXITSTATUS(end.status) == 2) {
+        WARN("this system does not limit the memory of a process");
+        return;
+    }
     CHECK(end.succeeded());
 }
 
