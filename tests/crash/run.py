@@ -3,13 +3,17 @@
 
     run.py --quick --program build/.../crash_o2        one built program, with samples of the steps
     run.py --seeds --program ... --engine ...          seeds alone, on -O2 of one compiler
-    run.py --full [--write-docs]                       gcc and clang, -O0 and -O2, all steps, all seeds
+    run.py --full [--write-docs] [--keep FOLDER]       gcc and clang, -O0 and -O2, all steps, all seeds
+
+A full run takes the better part of an hour. With --keep, what a build had to report is kept in that folder, and a later
+full run, with the same seed and no file of the library or the harness changed meanwhile, takes it from there.
 
 Exit status: 0 nothing was found (and each seed was), 1 something was, 77 this machine cannot single-step.
 """
 
 import argparse
 import concurrent.futures
+import hashlib
 import json
 import os
 import pathlib
@@ -53,6 +57,10 @@ def run_logged(command, **options):
 
 class Broken(Exception):
     """Something other than a finding: it does not compile, a tool is missing."""
+
+
+class Skipped(Exception):
+    """This machine cannot single-step."""
 
 
 def compile_all(compiler, flags, sources, folder, jobs):
@@ -262,13 +270,61 @@ def version_of(compiler):
     return run_logged([*compiler, "--version"]).stdout.splitlines()[0]
 
 
+def fingerprint(options, compiler, level, *more):
+    """What a result depends on: who compiled what, which steps are taken, and further files."""
+    digest = hashlib.sha256(repr((version_of(compiler), level, options.seed)).encode())
+    for path in sorted([*ROOT.glob("include/weir/*.hpp"), *ROOT.glob("lib/*.cpp"), *HERE.glob("*.[ch]pp"), *more]):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def kept(options, name, mark, make, is_good):
+    """What make() returns, or what it returned in an earlier run with the same mark, if that was good."""
+    path = options.keep / f"{name}.json" if options.keep else None
+    if path and path.exists():
+        entry = json.loads(path.read_text())
+        if entry["mark"] == mark:
+            say(f"as kept in {path}")
+            return entry["result"]
+    result = make()
+    if path and is_good(result):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"mark": mark, "result": result}))
+    return result
+
+
+def full_cases(options, compiler, level, folder):
+    """All cases of one build: their report."""
+    programs = build(compiler, level, folder, options.jobs)
+    if not check_names(programs):
+        raise Broken("cases.txt is to be mended first")
+    cases = []
+    for program in programs:
+        status, more = run_cases(program, ["--full", "--jobs", str(options.jobs), "--seed", str(options.seed)],
+                                 folder / "report.json")
+        if status == SKIPPED:
+            raise Skipped
+        if status not in (0, 1) or not more:
+            raise Broken(f"the harness itself failed: exit status {status}")
+        cases += more
+    return cases
+
+
+def unit_tests_or_nothing(folder):
+    try:
+        return unit_tests(folder)
+    except Broken as error:
+        say(f"BROKEN: {error}")
+        return {}
+
+
 def full(options):
     compilers = [shlex.split(name) for name in options.compilers.split(",")]
     missing = [compiler[0] for compiler in compilers if shutil.which(compiler[0]) is None]
     if missing:
         say(f"missing: {', '.join(missing)}")
         return 1
-    good = True
+    first = compilers[0]
     reports = {}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="weir-crash-") as name:
@@ -277,45 +333,63 @@ def full(options):
             for level in ("0", "2"):
                 title = f"{compiler[0]} -O{level}"
                 say(f"\n== {title}: {version_of(compiler)}")
-                programs = build(compiler, level, folder / title.replace(" ", ""), options.jobs)
-                good = check_names(programs) and good
-                reports[title] = []
-                for program in programs:
-                    arguments = ["--full", "--jobs", str(options.jobs), "--seed", str(options.seed)]
-                    status, cases = run_cases(program, arguments, folder / "report.json")
-                    if status == SKIPPED:
-                        return SKIPPED
-                    good = good and status == 0
-                    reports[title] += cases
-        say(f"\n== seeded mistakes, {compilers[0][0]} -O2")
-        base = folder / f"{compilers[0][0]}-O2"
-        all_caught, found = seeds_one_by_one(compilers[0], [base / "engine.o", base / "main.o"], base / "crash",
-                                             folder / "seeds", options.jobs)
-        good = good and all_caught
+                cases = kept(options, title.replace(" ", ""), fingerprint(options, compiler, level),
+                             lambda: full_cases(options, compiler, level, folder / title.replace(" ", "")),
+                             lambda cases: not any(case["findings"] for case in cases))
+                reports[title] = cases
+
+        def seeds():
+            base = folder / f"{first[0]}-O2"
+            if not (base / "crash").exists():
+                build(first, "2", base, options.jobs)
+            return seeds_one_by_one(first, [base / "engine.o", base / "main.o"], base / "crash", folder / "seeds",
+                                    options.jobs)
+
+        say(f"\n== seeded mistakes, {first[0]} -O2")
+        good, found = kept(options, "seeds", fingerprint(options, first, "2", HERE / "seeds.py"), seeds,
+                            lambda result: result[0])
         unit = {}
         if not options.no_unit_tests:
             say("\n== the unit tests, which each of these mistakes is to pass")
-            try:
-                unit = unit_tests(folder / "unit")
-            except Broken as error:
-                say(f"BROKEN: {error}")
+            mark = fingerprint(options, first, "", HERE / "seeds.py", *(ROOT / "tests").glob("*.?pp"))
+            unit = kept(options, "unit", mark, lambda: unit_tests_or_nothing(folder / "unit"),
+                        lambda unit: bool(unit) and all(unit.values()))
             good = good and bool(unit) and all(unit.values())
         if options.write_docs:
-            write_docs(compilers, reports, found, unit)
+            write_docs(compilers, reports, found, unit, options.seed)
     deaths = sum(case["kills"] for cases in reports.values() for case in cases)
     frozen = sum(case["frozen"] for cases in reports.values() for case in cases)
     findings = sum(len(case["findings"]) for cases in reports.values() for case in cases)
     say(f"\n{deaths} deaths, {frozen} freezes, {findings} findings; "
         f"{sum(caught for caught, _, _ in found.values())} of {len(found)} seeded mistakes found; "
         f"{time.monotonic() - started:.0f} s")
-    return 0 if good else 1
+    return 0 if good and findings == 0 else 1
 
 
 # --- docs/crash-safety.md ---------------------------------------------------------------------------------------------
 
 
-def tables(compilers, reports, found, unit):
-    lines = [f"Seed and machine of these numbers: Linux {platform.release().split('-')[0]} on {platform.machine()}; "
+def how_found(finding):
+    """In which kind of run: what a finding begins with, see main.cpp."""
+    start = finding.split(":")[0]
+    for kind, text in (("killed", "killed"), ("frozen", "frozen"), ("against", "in turns with an opponent")):
+        if start.startswith(kind):
+            return text
+    if " in turns, seed " in start:
+        return "two in turns"
+    return "one frozen, one killed" if " killed after step " in start else "undisturbed"
+
+
+def revision():
+    """The commit that was tested, where it is one."""
+    commit = run_logged(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT)
+    changes = run_logged(["git", "status", "--porcelain", "--", "include", "lib", *HERE.glob("*.[ch]pp")], cwd=ROOT)
+    return "" if commit.returncode != 0 or changes.stdout else f"commit {commit.stdout.strip()}; "
+
+
+def tables(compilers, reports, found, unit, seed_number):
+    lines = [f"A full run (`./dev crash`): {revision()}seed {seed_number}; "
+             f"Linux {platform.release().split('-')[0]} on {platform.machine()}; "
              + "; ".join(version_of(compiler) for compiler in compilers) + ".", ""]
     lines += ["| build | steps | classes | deaths | freezes | findings |", "|---|--:|--:|--:|--:|--:|"]
     for title, cases in reports.items():
@@ -325,8 +399,8 @@ def tables(compilers, reports, found, unit):
     first = compilers[0][0]
     lines += ["", f"Steps and classes are those of {first}, -O0 and -O2; deaths and what was seen of the killed "
               "operation (not happened / in part / done), and freezes, are of all builds together.", "",
-              "| case | what | steps | classes | deaths | not / part / done | freezes | findings |",
-              "|---|---|--:|--:|--:|--:|--:|--:|"]
+              "| case | what | steps | classes | deaths | not / part / done | freezes | slowest survivor | findings |",
+              "|---|---|--:|--:|--:|--:|--:|--:|--:|"]
     for number, case in enumerate(reports[f"{first} -O0"]):
         every = [cases[number] for cases in reports.values()]
         low, high = case, reports[f"{first} -O2"][number]
@@ -337,25 +411,30 @@ def tables(compilers, reports, found, unit):
             outcomes = ""
         steps = f"{low['steps']:,} / {high['steps']:,}" if low["steps"] else ""
         classes = f"{low['classes']} / {high['classes']}" if low["steps"] else ""
+        slowest = max(one["slowest_percent"] for one in every)
+        slowest = f"{slowest / 100:.2f}x" if slowest else ""
         lines.append(f"| `{case['name']}` | {case['what']} | {steps} | {classes} | {total['kills']:,} | {outcomes} | "
-                     f"{total['frozen']:,} | {sum(len(one['findings']) for one in every)} |")
+                     f"{total['frozen']:,} | {slowest} | {sum(len(one['findings']) for one in every)} |")
+    every = [case for cases in reports.values() for case in cases]
+    lines.append(f"| all | | | | {sum(case['kills'] for case in every):,} | | "
+                 f"{sum(case['frozen'] for case in every):,} | | {sum(len(case['findings']) for case in every):,} |")
     slowest = max(case["slowest_percent"] for cases in reports.values() for case in cases)
     lines += ["", f"A survivor beside a frozen process never needed more than {slowest / 100:.1f} times the "
               "instructions that the same operation takes alone.", "",
               "| seeded mistake | found by | unit tests |", "|---|---|---|"]
     for seed in seed_table.SEEDS:
-        caught, case, _ = found[seed["name"]]
+        caught, case, finding = found[seed["name"]]
         tests = {True: "pass", False: "fail", None: "not run"}[unit.get(seed["name"])]
-        lines.append(f"| {seed['what']} | {'`' + case + '`' if caught else 'nothing'} | {tests} |")
+        lines.append(f"| {seed['what']} | {f'`{case}`, {how_found(finding)}' if caught else 'nothing'} | {tests} |")
     return "\n".join(lines)
 
 
-def write_docs(compilers, reports, found, unit):
+def write_docs(*results):
     begin, end = "<!-- begin: written by tests/crash/run.py -->", "<!-- end -->"
     text = DOCS.read_text()
     head, rest = text.split(begin)
     tail = rest.split(end)[1]
-    DOCS.write_text(f"{head}{begin}\n{tables(compilers, reports, found, unit)}\n{end}{tail}")
+    DOCS.write_text(f"{head}{begin}\n{tables(*results)}\n{end}{tail}")
     say(f"wrote {DOCS.relative_to(ROOT)}")
 
 
@@ -373,6 +452,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seed", type=int, default=20261123, help="of the random steps")
     parser.add_argument("--no-unit-tests", action="store_true", help="for --full: without the seeds' unit tests")
+    parser.add_argument("--keep", type=pathlib.Path, help="for --full: where the reports of finished builds are kept")
     parser.add_argument("--write-docs", action="store_true", help="for --full: the tables of docs/crash-safety.md")
     options = parser.parse_args()
     if platform.machine() != "x86_64":
@@ -383,6 +463,8 @@ def main():
         if options.quick:
             return quick(options)
         return seeds_alone(options) if options.seeds else full(options)
+    except Skipped:
+        return SKIPPED
     except Broken as error:
         say(str(error))
         return 1
