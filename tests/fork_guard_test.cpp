@@ -48,9 +48,7 @@ struct Parent {
         }
     }
 
-    [[nodiscard]] std::vector<std::byte> snapshot() const {
-        return {memory.bytes().begin(), memory.bytes().end()};
-    }
+    [[nodiscard]] std::vector<std::byte> snapshot() const { return {memory.bytes().begin(), memory.bytes().end()}; }
 
     void destroy_handles() {
         held.reset();
@@ -122,7 +120,8 @@ void call_inherited_handles(Parent& parent) {
     require(port.counters(weir::PortEnd::producer).messages == 0 && port.check().size() == 1,
             "an inherited port is looked at");
     require(parent.member->leave().error == errc::used_after_fork, "a child leaves for its parent");
-    require(parent.member->reap(parent.member->me).error == errc::used_after_fork, "a child reaps with its parent's ports");
+    require(parent.member->reap(parent.member->me).error == errc::used_after_fork,
+            "a child reaps with its parent's ports");
 }
 
 /// In a child: joins, takes the parent's first message, and sends one.
@@ -326,7 +325,8 @@ TEST_CASE("a grandchild is no member by what its parent or grandparent made, and
                           call_inherited_handles(parent);
                       }).empty(),
                       "the grandchild");
-              require(!held.bytes().empty() && out.try_push(std::move(held)) == weir::PushResult::ok, "the child itself");
+              require(!held.bytes().empty() && out.try_push(std::move(held)) == weir::PushResult::ok,
+                      "the child itself");
           }) == "");
     const weir::BufferPtr answer = parent.in->try_pop();
     REQUIRE(answer);

@@ -115,9 +115,9 @@ inline std::optional<Membership> ProcessTable::try_join(std::uint8_t slot) noexc
     // relaxed: a look whether the slot is free; the compare-and-swap decides
     std::uint64_t seen = shared(state_->entries[slot]).load(std::memory_order_relaxed);
     // (3) acq_rel: what was reaped of the slot's last owner happened before we use it; pairs with (1), (2)
-    if ((seen & 1) == 0 && shared(state_->entries[slot])
-                               .compare_exchange_strong(seen, seen | 1, std::memory_order_acq_rel,
-                                                        std::memory_order_relaxed)) {
+    if ((seen & 1) == 0 &&
+        shared(state_->entries[slot])
+            .compare_exchange_strong(seen, seen | 1, std::memory_order_acq_rel, std::memory_order_relaxed)) {
         return Membership{*this, slot, seen >> 1};
     }
     return std::nullopt;

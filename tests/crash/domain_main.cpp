@@ -123,16 +123,15 @@ public:
         if (case_.has_dead) {
             children_[dying].emplace(start(dying, case_.dead_prepare));
         }
-        children_[victim].emplace(
-            Child::start(task(victim, case_.prepare, case_.operation,
-                              [this](Member& me) {
-                                  if (!me.error.empty()) {
-                                      me.box.fail("%s", me.error.c_str());
-                                  } else if (case_.afterwards) {
-                                      case_.afterwards(me);
-                                  }
-                              }),
-                         board().box(victim)));
+        children_[victim].emplace(Child::start(task(victim, case_.prepare, case_.operation,
+                                                    [this](Member& me) {
+                                                        if (!me.error.empty()) {
+                                                            me.box.fail("%s", me.error.c_str());
+                                                        } else if (case_.afterwards) {
+                                                            case_.afterwards(me);
+                                                        }
+                                                    }),
+                                               board().box(victim)));
         expect_started(victim);
         if (case_.has_dead) {
             children_[dying]->kill();
@@ -331,8 +330,8 @@ private:
         Facts& facts = board().facts();
         facts.must_be_same = facts.registry_id != 0 && named == facts.registry_id ? 1 : 0;
         // The names may be taken from who was a member when they were removed, and from nobody else.
-        board().order() = is_member && case_.is_removal && id == facts.registry_id && named != id ? Order::use_mapped
-                                                                                                  : Order::judge;
+        board().order() =
+            is_member && case_.is_removal && id == facts.registry_id && named != id ? Order::use_mapped : Order::judge;
     }
 
     /// Where the case wants it: as soon as the victim has begun a segment of its own, another makes the same.
@@ -344,9 +343,8 @@ private:
             for (const auto& [suffix, is_pool] : {std::pair(".control", true), std::pair(".port", false)}) {
                 bool& done = is_pool ? pool_is_overtaken_ : port_is_overtaken_;
                 const auto has_begun = [&, suffix = std::string(suffix)] {
-                    return std::ranges::count_if(weir::list_segments(names_.prefix()), [&](const std::string& name) {
-                               return name.ends_with(suffix);
-                           }) == 2;
+                    return std::ranges::count_if(weir::list_segments(names_.prefix()),
+                                                 [&](const std::string& name) { return name.ends_with(suffix); }) == 2;
                 };
                 if (done || !has_begun()) {
                     continue;
@@ -436,7 +434,8 @@ void plan(const DomainCase& one, const Pass& pass, std::size_t which, const Opti
     for (std::size_t number = 0; number < pass.classes.size(); ++number) {
         const std::uint32_t ways = options.full ? way_count : options.ways_per_class;
         for (std::uint32_t i = 0; i < ways; ++i) {
-            jobs.push_back({which, pass.classes[number], static_cast<Way>(way++ % way_count), static_cast<int>(number)});
+            jobs.push_back(
+                {which, pass.classes[number], static_cast<Way>(way++ % way_count), static_cast<int>(number)});
         }
         way += options.full ? 0 : 1; // neighbours get other ways
     }
@@ -503,8 +502,8 @@ int report(const std::vector<DomainCase>& cases, const std::vector<Tally>& talli
                          ", \"not_happened\": %" PRIu64 ", \"in_part\": %" PRIu64 ", \"done\": %" PRIu64
                          ", \"frozen\": %" PRIu64 ", \"slowest_percent\": 0, \"findings\": [",
                          i == 0 ? "" : ",", json_text(cases[i].name).c_str(), json_text(cases[i].what).c_str(),
-                         tally.pass.steps, tally.pass.classes.size(), tally.kills, tally.outcomes[0],
-                         tally.outcomes[1], tally.outcomes[2], tally.frozen);
+                         tally.pass.steps, tally.pass.classes.size(), tally.kills, tally.outcomes[0], tally.outcomes[1],
+                         tally.outcomes[2], tally.frozen);
             for (std::size_t n = 0; n < tally.findings.size(); ++n) {
                 std::fprintf(json, "%s%s", n == 0 ? "" : ", ", json_text(tally.findings[n]).c_str());
             }

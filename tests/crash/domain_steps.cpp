@@ -25,8 +25,8 @@ constexpr int watchdog_ticks_max = 60;      // of a second, which the engine's t
 
 // Calls that change nothing for others, and whose number differs from run to run: the heap's, and looks.
 bool counts(long number) {
-    constexpr std::array uncounted{SYS_brk,      SYS_mmap,          SYS_munmap,        SYS_mremap, SYS_madvise,
-                                   SYS_mprotect, SYS_clock_gettime, SYS_getdents64,    SYS_getpid, SYS_sched_yield,
+    constexpr std::array uncounted{SYS_brk,      SYS_mmap,          SYS_munmap,         SYS_mremap, SYS_madvise,
+                                   SYS_mprotect, SYS_clock_gettime, SYS_getdents64,     SYS_getpid, SYS_sched_yield,
                                    SYS_futex,    SYS_getrandom,     SYS_clock_nanosleep};
     return std::ranges::find(uncounted, number) == uncounted.end();
 }

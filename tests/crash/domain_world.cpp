@@ -560,10 +560,10 @@ DomainCase remove_forced_case() {
 } // namespace
 
 std::vector<DomainCase> domain_cases() {
-    std::vector<DomainCase> all{join_first_case(),  join_case(),        join_reaps_case(),  leave_case(),
-                                leave_last_case(),  create_pool_case(), open_pool_case(),   create_port_case(),
-                                open_port_case(),   publish_case(),     reap_case(),        recheck_case(),
-                                remove_case(),      remove_forced_case()};
+    std::vector<DomainCase> all{join_first_case(), join_case(),         join_reaps_case(), leave_case(),
+                                leave_last_case(), create_pool_case(),  open_pool_case(),  create_port_case(),
+                                open_port_case(),  publish_case(),      reap_case(),       recheck_case(),
+                                remove_case(),     remove_forced_case()};
     for (DomainCase& one : all) {
         one.operation = guarded(one.operation);
     }
