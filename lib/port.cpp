@@ -119,9 +119,8 @@ void Port::format(std::span<std::byte> memory, const PortOptions& options) {
 
 PortView::PortView(std::span<std::byte> memory, const Membership& membership, PoolSource& pools, Recheck* recheck)
     : stamp_(ForkStamp::capture()), membership_(membership), membership_owner_(membership.owner()),
-      options_(read_options(memory)),
-      state_(reinterpret_cast<PortState*>(memory.data())), ring_(memory.subspan(sizeof(PortState)), options_.capacity),
-      pools_(&pools), recheck_(recheck) {}
+      options_(read_options(memory)), state_(reinterpret_cast<PortState*>(memory.data())),
+      ring_(memory.subspan(sizeof(PortState)), options_.capacity), pools_(&pools), recheck_(recheck) {}
 
 BufferPoolView* PortView::find_other_pool(std::uint32_t id) const noexcept {
     BufferPoolView* pool = pools_->find_pool(id);
@@ -344,7 +343,8 @@ std::vector<std::string> Port::check() const {
 }
 
 Producer::Producer(const Port& port, const WaitOptions& wait)
-    : port_((port.view()->attach(PortEnd::producer), port.view())), wait_(wait), counter_(*port_, PortEnd::producer) {}
+    : port_((port.view()->attach(PortEnd::producer), port.view())), wait_(wait), counter_(*port_, PortEnd::producer),
+      position_(port_->ring().tail_hint()), oldest_position_(port_->ring().head_hint()) {}
 
 Producer::~Producer() {
     if (port_ != nullptr && !port_->is_foreign()) {
@@ -389,12 +389,15 @@ PushResult Producer::push_dropping(BufferPoolView& pool, std::uint32_t index, un
         PortView::Item oldest;
         bool cleared = false;
         const std::uint64_t position_before = position_;
-        const RingStatus status = port_->claim(oldest_position_, oldest, cleared, failure_);
+        const std::uint64_t cell = port_->ring().load_cell(oldest_position_);
+        const RingStatus status = port_->claim(oldest_position_, cell, oldest, cleared, failure_);
         if (status == RingStatus::corrupt) {
             return PushResult::failed;
         }
         if (status == RingStatus::ok) {
-            port_->ring().hint_head(oldest_position_);
+            if (Ring::is_line_begin(oldest_position_)) {
+                port_->ring().hint_head(oldest_position_);
+            }
             oldest.pool->drop(oldest.index, oldest.reference);
             counter_.add(&PortCounters::dropped, 1);
         }
@@ -454,7 +457,8 @@ std::size_t Producer::push(std::span<BufferPtr> buffers) noexcept {
 }
 
 Consumer::Consumer(const Port& port, const WaitOptions& wait)
-    : port_((port.view()->attach(PortEnd::consumer), port.view())), wait_(wait), counter_(*port_, PortEnd::consumer) {}
+    : port_((port.view()->attach(PortEnd::consumer), port.view())), wait_(wait), counter_(*port_, PortEnd::consumer),
+      position_(port_->ring().head_hint()) {}
 
 Consumer::~Consumer() {
     if (port_ != nullptr && !port_->is_foreign()) {

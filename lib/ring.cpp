@@ -24,6 +24,11 @@ Ring::Ring(std::span<std::byte> memory, std::uint32_t capacity) {
 }
 
 RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) noexcept {
+    const std::uint64_t hint = load_hint(state_->head_hint);
+    if (later(position, hint) != position) {
+        position = hint;
+        cell = load_cell(position);
+    }
     Search search(*this, state_->head_hint);
     for (;;) {
         const std::int64_t ahead = turns_ahead(cell, empty_cell(position) | filled_bit);

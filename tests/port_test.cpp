@@ -733,10 +733,28 @@ TEST_CASE("a port that drops the oldest does not go round in circles in corrupt 
     REQUIRE(out.try_push(fixture.buffer_with(1)) == PushResult::ok);
     // Full for producers, and empty for consumers, whose hint is a lap ahead.
     fixture.memory.ring_state().head_hint = 2;
+    Producer late(fixture.port()); // begins at the hint
     BufferPtr buffer = fixture.buffer_with(2);
-    CHECK(out.try_push(std::move(buffer)) == PushResult::failed);
-    CHECK(out.last_error() == errc::corrupt);
+    CHECK(late.try_push(std::move(buffer)) == PushResult::failed);
+    CHECK(late.last_error() == errc::corrupt);
     CHECK(buffer);
+}
+
+TEST_CASE("a handle that knows its place does not go by hints that are wrong") {
+    Fixture fixture({.capacity = 4});
+    Producer out(fixture.port());
+    Consumer in(fixture.port());
+    fixture.memory.ring_state().head_hint = fixture.memory.ring_state().tail_hint = 2;
+    for (int number = 0; number < 3; ++number) {
+        REQUIRE(out.try_push(fixture.buffer_with(number)) == PushResult::ok);
+    }
+    for (int number = 0; number < 3; ++number) {
+        const BufferPtr buffer = in.try_pop();
+        REQUIRE(buffer);
+        CHECK(test::read_number(buffer) == number);
+    }
+    CHECK_FALSE(in.try_pop());
+    CHECK_FALSE(in.last_error());
 }
 
 TEST_CASE("check names each kind of broken port") {

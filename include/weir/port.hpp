@@ -164,6 +164,12 @@ public:
         return pool != nullptr && id - pool->first_buffer() < pool->buffer_count() ? pool : find_other_pool(id);
     }
 
+    /// Whether `pool` is the pool of the buffer with that number, for who has the pool from a BufferPtr.
+    [[nodiscard]] bool has_pool(const BufferPoolView& pool, std::uint32_t index) const noexcept {
+        // relaxed: only compared with a view that the caller has
+        return last_pool_.load(std::memory_order_relaxed) == &pool || find_pool(pool.first_buffer() + index) == &pool;
+    }
+
     /// False: the cell names a buffer that this view has no pool for, or a reference that no buffer has.
     [[nodiscard]] bool decode(std::uint64_t cell, Item& item) const noexcept {
         const std::uint32_t value = Ring::value(cell);
@@ -199,9 +205,8 @@ public:
     [[nodiscard, gnu::always_inline]] RingStatus enqueue(std::uint64_t& position, std::uint64_t& word,
                                                          std::uint32_t name, bool& looks_first, Failure& failure,
                                                          BeforeQueued&& before_queued) noexcept {
-        std::uint64_t at = ring_.tail_from(position);
+        std::uint64_t at = position;
         if (looks_first) [[unlikely]] {
-            position = at;
             const RingStatus status = search_room(position, failure);
             if (status != RingStatus::ok) {
                 return status;
@@ -224,21 +229,18 @@ public:
                 at = position;
             }
         position = at + 1;
-        ring_.prefetch_line_after(at);
         return RingStatus::ok;
     }
 
-    /// Claims the oldest message for this process. ok: `item` is its reference, and no cell names it any more. `cleared`
-    /// tells whether room was made, which is so at times without a message too.
-    [[nodiscard, gnu::always_inline]] RingStatus claim(std::uint64_t& position, Item& item, bool& cleared,
-                                                       Failure& failure) noexcept {
-        for (;;) {
-            std::uint64_t at = ring_.head_from(position);
-            std::uint64_t cell = ring_.load_cell(at);
+    /// Claims the oldest message for this process; `cell` is what was read at `position`. ok: `item` is its reference, and
+    /// no cell names it any more. `cleared` tells whether room was made, which is so at times without a message too.
+    [[nodiscard, gnu::always_inline]] RingStatus claim(std::uint64_t& position, std::uint64_t cell, Item& item,
+                                                       bool& cleared, Failure& failure) noexcept {
+        for (std::uint64_t at = position;; at = position, cell = ring_.load_cell(at)) {
             if (!ring_.is_item_of(at, cell)) [[unlikely]] {
-                position = at;
                 std::uint64_t found = cell;
-                const RingStatus status = ring_.search_item(position, found);
+                const RingStatus status =
+                    ring_.is_empty_of(at, cell) ? RingStatus::empty : ring_.search_item(position, found);
                 if (status != RingStatus::ok) {
                     return status_of(status, failure);
                 }
@@ -420,6 +422,21 @@ public:
             shared(word).fetch_add(amount, std::memory_order_relaxed);
         }
     }
+    void add_message(std::uint64_t bytes) noexcept {
+        std::uint64_t& message_count = at(&PortCounters::messages);
+        std::uint64_t& byte_count = at(&PortCounters::bytes);
+        if (is_own_) [[likely]] {
+            // relaxed: as in add()
+            shared(message_count)
+                .store(shared(message_count).load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+            // relaxed: as in add()
+            shared(byte_count)
+                .store(shared(byte_count).load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);
+        } else {
+            add(&PortCounters::messages, 1);
+            add(&PortCounters::bytes, bytes);
+        }
+    }
     void raise_high_water_mark(std::uint64_t depth) noexcept {
         std::uint64_t& word = at(&PortCounters::high_water_mark);
         // relaxed: a number for people to read
@@ -517,8 +534,8 @@ private:
     std::shared_ptr<PortView> port_;
     WaitOptions wait_;
     detail::PortCounter counter_;
-    std::uint64_t position_ = 0;
-    std::uint64_t oldest_position_ = 0;
+    std::uint64_t position_;
+    std::uint64_t oldest_position_;
     std::uint64_t next_sequence_ = 0;
     std::uint32_t consumer_changes_ = 0;
     std::uint32_t unlooked_count_ = 0;
@@ -544,12 +561,23 @@ public:
     /// If the caller dies here: the message is still in the port, or it was taken and its buffer is free after reaping.
     /// [crash: pop, pop_behind_claim]
     [[nodiscard]] BufferPtr try_pop() noexcept {
+        if (port_->is_foreign()) [[unlikely]] {
+            failure_ = PortView::inherited;
+            return {};
+        }
+        // Who polls looks at one cell; all else is for when it has changed.
+        const std::uint64_t cell = port_->ring().load_cell(position_);
+        if (port_->ring().is_empty_of(position_, cell)) {
+            failure_ = {};
+            counter_.add(&PortCounters::stalls, 1);
+            return {};
+        }
         bool cleared = false;
-        BufferPtr buffer = pop_quietly(cleared);
+        BufferPtr buffer = pop_item(cell, cleared);
         if (cleared) {
             notify();
         }
-        if (!buffer && failure_.cause != errc::used_after_fork) {
+        if (!buffer) [[unlikely]] {
             counter_.add(&PortCounters::stalls, 1);
         }
         return buffer;
@@ -598,7 +626,15 @@ public:
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
 
 private:
-    [[nodiscard]] BufferPtr pop_quietly(bool& cleared) noexcept;
+    [[nodiscard]] BufferPtr pop_quietly(bool& cleared) noexcept {
+        if (port_->is_foreign()) [[unlikely]] {
+            failure_ = PortView::inherited;
+            return {};
+        }
+        return pop_item(port_->ring().load_cell(position_), cleared);
+    }
+    /// `cell` is what was read at the handle's position.
+    [[nodiscard]] BufferPtr pop_item(std::uint64_t cell, bool& cleared) noexcept;
     void notify() noexcept;
     void before_sleep() noexcept {
         counter_.add(&PortCounters::waits, 1);
@@ -608,7 +644,7 @@ private:
     std::shared_ptr<PortView> port_;
     WaitOptions wait_;
     detail::PortCounter counter_;
-    std::uint64_t position_ = 0;
+    std::uint64_t position_;
     std::uint64_t prefetched_until_ = 0;
     PortView::Failure failure_;
 };
@@ -646,11 +682,13 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
         return status == RingStatus::full ? PushResult::full : PushResult::failed;
     }
     ++next_sequence_;
-    port_->ring().hint_tail(position_);
-    counter_.add(&PortCounters::messages, 1);
-    counter_.add(&PortCounters::bytes, bytes);
-    if (position_ % depth_sample_interval == 0) {
-        counter_.raise_high_water_mark(port_->ring().size_hint(position_));
+    counter_.add_message(bytes);
+    if (Ring::is_line_begin(position_)) {
+        port_->ring().hint_tail(position_);
+        port_->ring().prefetch_line_after(position_);
+        if (position_ % depth_sample_interval == 0) {
+            counter_.raise_high_water_mark(port_->ring().size_hint(position_));
+        }
     }
     return PushResult::ok;
 }
@@ -666,9 +704,10 @@ inline PushResult Producer::push_quietly(BufferPtr& buffer, bool looks_at_consum
     BufferPoolView& pool = *buffer.pool();
     unsigned reference = buffer.reference();
     const bool is_copied = buffer.is_copied();
-    if (port_->find_pool(buffer.id()) != &pool) {
-        failure_ = pool.is_foreign() ? PortView::inherited
-                                     : PortView::Failure{errc::unknown_buffer, "the buffer's pool was not given to the port"};
+    if (!port_->has_pool(pool, buffer.index())) [[unlikely]] {
+        failure_ = pool.is_foreign()
+                       ? PortView::inherited
+                       : PortView::Failure{errc::unknown_buffer, "the buffer's pool was not given to the port"};
         return last_result_ = PushResult::failed;
     }
     if (is_copied && !pool.try_clone(buffer.index(), reference)) {
@@ -689,20 +728,17 @@ inline void Producer::notify() noexcept {
     }
 }
 
-inline BufferPtr Consumer::pop_quietly(bool& cleared) noexcept {
+inline BufferPtr Consumer::pop_item(std::uint64_t cell, bool& cleared) noexcept {
     PortView::Item item;
-    if (port_->is_foreign()) [[unlikely]] {
-        failure_ = PortView::inherited;
+    if (port_->claim(position_, cell, item, cleared, failure_) != RingStatus::ok) [[unlikely]] {
         return {};
     }
-    if (port_->claim(position_, item, cleared, failure_) != RingStatus::ok) {
-        return {};
+    if (Ring::is_line_begin(position_)) {
+        port_->ring().hint_head(position_);
     }
-    port_->ring().hint_head(position_);
     port_->prefetch_items(position_, prefetched_until_);
     BufferPtr buffer(*item.pool, item.index, item.reference);
-    counter_.add(&PortCounters::messages, 1);
-    counter_.add(&PortCounters::bytes, buffer.message_bytes());
+    counter_.add_message(buffer.message_bytes());
     return buffer;
 }
 

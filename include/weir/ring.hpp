@@ -14,12 +14,20 @@
 // A cell has 64 bits: turn (36) and value (28). Position p lives in cell p mod n on lap p / n; the turn is 2 * lap while
 // the cell is empty for that lap and 2 * lap + 1 while it is filled. The turns are the truth. The two words `tail_hint`
 // and `head_hint` are hints: positions that every handle publishes once in a while, so that a new or a late handle finds
-// its place at once. A handle keeps its own position, starts from the later of that and the hint, and moves it to
+// its place at once. A handle begins at the hint, keeps its own position, goes on from the later of that and the hint
+// where the cell at its own is not what it wants, and moves it to
 // *proven* positions only: a cell that is d > 0 turns ahead of the wanted one proves that the end lies at least
 // ((d - 1) / 2) * n + 1 further. (A jump of a whole lap on seeing the next lap would skip what is in between.)
 //
+// Why the hint need not be read first: a handle's own position p is proven, so the true end is at p or later. Only who
+// moves the end past p changes the cell of p from what it is for p's lap. So, whatever the others do meanwhile: a cell
+// that is still empty for p's lap says that the tail is p (or for a consumer, that nothing is in the ring), and one that
+// is filled for p's lap holds the oldest item. Where another was faster, the cell is ahead, or the compare-and-swap fails,
+// and then the hint is read.
+//
 // Turns wrap after 2^36, which is 2^35 laps; they are compared by their difference only. A process that is stopped in
-// front of its compare-and-swap for exactly that many laps meets an equal cell; improbable, not impossible.
+// front of its compare-and-swap, or leaves its handle unused, for exactly that many laps meets an equal cell; improbable,
+// not impossible.
 //
 // | at the same time      | allowed                                               |
 // | push || push || pop   | yes, from different handles, threads and processes    |
@@ -102,12 +110,9 @@ public:
                                      std::memory_order_acquire);
     }
 
-    /// For a producer: asks for the next line of cells when it begins one.
+    /// For a producer: asks for the line of cells after the one of `position`.
     void prefetch_line_after(std::uint64_t position) const noexcept {
-        constexpr std::uint64_t line_cells = cache_line_bytes / sizeof(std::uint64_t);
-        if (position % line_cells == 0) {
-            prefetch_for_write(&cells_[(position + line_cells) & mask_]);
-        }
+        prefetch_for_write(&cells_[(position + line_cells) & mask_]);
     }
 
     /// Empties the cell of `position`, which held `cell`, for the next lap. False: another was faster.
@@ -123,21 +128,13 @@ public:
     /// the item that last lap left in `cell` has been taken though the cell was not cleared; then it is cleared here.
     template <class IsTaken>
     [[nodiscard]] RingStatus find_room(std::uint64_t& position, IsTaken&& is_taken) noexcept {
-        position = tail_from(position);
-        return is_room_at(position) ? RingStatus::ok : search_room(position, is_taken);
-    }
-
-    /// The usual case of find_room(), for who keeps the position in a register: is_room_at(tail_from(position)).
-    [[nodiscard]] std::uint64_t tail_from(std::uint64_t position) const noexcept {
-        return later(position, load_hint(state_->tail_hint));
-    }
-    [[nodiscard]] bool is_room_at(std::uint64_t position) const noexcept {
-        return load_cell(position) == empty_cell(position);
+        return load_cell(position) == empty_cell(position) ? RingStatus::ok : search_room(position, is_taken);
     }
 
     /// The other cases of find_room().
     template <class IsTaken>
     [[nodiscard]] RingStatus search_room(std::uint64_t& position, IsTaken&& is_taken) noexcept {
+        position = later(position, load_hint(state_->tail_hint));
         Search search(*this, state_->tail_hint);
         for (;;) {
             const std::uint64_t cell = load_cell(position);
@@ -162,25 +159,35 @@ public:
 
     /// Moves `position` to the head and says whether there is an item (ok, empty, corrupt), whose cell it returns.
     [[nodiscard]] RingStatus find_item(std::uint64_t& position, std::uint64_t& cell) noexcept {
-        position = head_from(position);
         cell = load_cell(position);
-        return is_item_of(position, cell) ? RingStatus::ok : search_item(position, cell);
+        if (is_item_of(position, cell)) [[likely]] {
+            return RingStatus::ok;
+        }
+        return cell == empty_cell(position) ? RingStatus::empty : search_item(position, cell);
     }
 
-    /// The usual case of find_item(): is_item_of(head_from(position), cell).
-    [[nodiscard]] std::uint64_t head_from(std::uint64_t position) const noexcept {
-        return later(position, load_hint(state_->head_hint));
-    }
+    /// The usual cases of find_item(), for who keeps the position and the cell in registers.
     [[nodiscard]] bool is_item_of(std::uint64_t position, std::uint64_t cell) const noexcept {
-        return turns_ahead(cell, empty_cell(position) | filled_bit) == 0;
+        return (cell & ~std::uint64_t{ring_value_max}) == (empty_cell(position) | filled_bit);
+    }
+    [[nodiscard]] bool is_empty_of(std::uint64_t position, std::uint64_t cell) const noexcept {
+        return cell == empty_cell(position);
     }
 
-    /// The other cases of find_item(): `cell` is what was read at `position`.
+    /// The other cases of find_item(): what was read at `position` is neither its item nor empty for it.
     [[nodiscard]] RingStatus search_item(std::uint64_t& position, std::uint64_t& cell) noexcept;
 
-    /// Publishes `position` as a hint once in a while, when it has come to it by one operation.
-    void hint_tail(std::uint64_t position) noexcept { hint(state_->tail_hint, position); }
-    void hint_head(std::uint64_t position) noexcept { hint(state_->head_hint, position); }
+    /// Whether a handle that has come to `position` by one operation does what it does once in a while, such as to publish
+    /// a hint: once for each line of cells.
+    [[nodiscard]] static constexpr bool is_line_begin(std::uint64_t position) noexcept {
+        return position % line_cells == 0;
+    }
+    void hint_tail(std::uint64_t position) noexcept { publish(state_->tail_hint, position); }
+    void hint_head(std::uint64_t position) noexcept { publish(state_->head_hint, position); }
+
+    /// Where a new handle begins.
+    [[nodiscard]] std::uint64_t tail_hint() const noexcept { return load_hint(state_->tail_hint); }
+    [[nodiscard]] std::uint64_t head_hint() const noexcept { return load_hint(state_->head_hint); }
 
     /// Publishes `position` now, if it is later than the hint; for the end of a batch, and for a handle that goes.
     void publish_tail(std::uint64_t position) noexcept { publish_later(state_->tail_hint, position); }
@@ -199,7 +206,7 @@ public:
 
 private:
     static constexpr std::uint64_t filled_bit = std::uint64_t{1} << ring_value_bits;
-    static constexpr std::uint64_t hint_interval = 8;
+    static constexpr std::uint64_t line_cells = cache_line_bytes / sizeof(std::uint64_t);
 
     [[nodiscard]] std::uint64_t empty_cell(std::uint64_t position) const noexcept {
         return position >> capacity_log2_ << (ring_value_bits + 1);
@@ -257,12 +264,6 @@ private:
         }
     }
 
-    static void hint(std::uint64_t& hint, std::uint64_t position) noexcept {
-        if (position % hint_interval == 0) {
-            publish(hint, position);
-        }
-    }
-
     RingState* state_;
     std::uint64_t* cells_;
     std::uint64_t mask_;
@@ -272,37 +273,38 @@ private:
 /// One thread's handle for pushing into a ring that is used alone.
 class RingProducer {
 public:
-    explicit RingProducer(Ring ring) noexcept : ring_(ring) {}
+    explicit RingProducer(Ring ring) noexcept : ring_(ring), position_(ring.tail_hint()) {}
 
     /// Progress: lock-free.
     /// Returns ok, full or corrupt. `value` is at most ring_value_max.
     /// If the caller dies here: the value is in the ring or it is not. [crash: push]
     [[nodiscard]] RingStatus try_push(std::uint32_t value) noexcept {
         WEIR_ASSERT(value <= ring_value_max, "a ring carries 28-bit values");
-        position_ = ring_.tail_from(position_);
         // Not even a look at the cell comes before its compare-and-swap, while there was room the last time: a consumer that
         // polls the cell would take its line away in between.
         while (looks_first_ || !ring_.fill(position_, value)) {
-            const RingStatus status = ring_.find_room(position_, [](std::uint64_t) { return false; });
+            const RingStatus status = ring_.search_room(position_, [](std::uint64_t) { return false; });
             looks_first_ = status != RingStatus::ok;
             if (looks_first_) {
                 return status;
             }
         }
-        ring_.hint_tail(++position_);
+        if (Ring::is_line_begin(++position_)) {
+            ring_.hint_tail(position_);
+        }
         return RingStatus::ok;
     }
 
 private:
     Ring ring_;
-    std::uint64_t position_ = 0;
+    std::uint64_t position_;
     bool looks_first_ = false; ///< the ring was full
 };
 
 /// One thread's handle for popping from a ring that is used alone.
 class RingConsumer {
 public:
-    explicit RingConsumer(Ring ring) noexcept : ring_(ring) {}
+    explicit RingConsumer(Ring ring) noexcept : ring_(ring), position_(ring.head_hint()) {}
 
     /// Progress: lock-free.
     /// Returns ok with the oldest value in `value`, or empty or corrupt.
@@ -315,7 +317,9 @@ public:
                 return status;
             }
             if (ring_.clear(position_, cell)) {
-                ring_.hint_head(++position_);
+                if (Ring::is_line_begin(++position_)) {
+                    ring_.hint_head(position_);
+                }
                 value = Ring::value(cell);
                 return RingStatus::ok;
             }
@@ -324,7 +328,7 @@ public:
 
 private:
     Ring ring_;
-    std::uint64_t position_ = 0;
+    std::uint64_t position_;
 };
 
 } // namespace weir
