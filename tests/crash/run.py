@@ -421,7 +421,8 @@ def tables(compilers, reports, found, unit, seed_number):
     slowest = max(case["slowest_percent"] for cases in reports.values() for case in cases)
     lines += ["", f"A survivor beside a frozen process never needed more than {slowest / 100:.1f} times the "
               "instructions that the same operation takes alone.", "",
-              "| seeded mistake | found by |" + (" unit tests |" if unit else ""), "|---|---|" + ("---|" if unit else "")]
+              "| seeded mistake | found by |" + (" unit tests |" if unit else ""),
+              "|---|---|" + ("---|" if unit else "")]
     for seed in seed_table.SEEDS:
         caught, case, finding = found[seed["name"]]
         tests = {True: " pass |", False: " fail |"}.get(unit.get(seed["name"]), "")
