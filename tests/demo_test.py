@@ -44,6 +44,11 @@ def processes_of(session):
     return found
 
 
+def files_of(pid):
+    """What a demo has in shared memory."""
+    return sorted(path.name for path in pathlib.Path("/dev/shm").glob(f"weir+{os.geteuid()}+demo.{pid}+*"))
+
+
 class Demo(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="weir-demo-test-"))
@@ -64,11 +69,16 @@ class Demo(unittest.TestCase):
         return path
 
     def run_demo(self, *arguments, status=0, **options):
-        result = subprocess.run([weir, "demo", *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL,
+        demo = subprocess.Popen([weir, "demo", *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-        self.assertEqual(result.returncode, status, result.stdout + result.stderr)
+        output, errors = demo.communicate()
+        self.assertEqual(demo.returncode, status, output + errors)
+        self.assert_nothing_is_left(demo)
+        return subprocess.CompletedProcess(demo.args, demo.returncode, output, errors)
+
+    def assert_nothing_is_left(self, demo):
         self.assertEqual(list(self.scratch.iterdir()), [], "the temporary folder is still there")
-        return result
+        self.assertEqual(files_of(demo.pid), [], "something is left in /dev/shm")
 
     def start_demo(self, *arguments, **options):
         """Runs it in a session of its own, until all of its processes are there."""
@@ -95,7 +105,7 @@ class Demo(unittest.TestCase):
         """What the demo says is missing: (path, first byte, last byte)."""
         number = lambda text: int(text.replace(",", ""))
         return [(path, number(first), number(last)) for path, first, last in
-                re.findall(r"^  message [\d,]+ of producer \d: (.*), bytes ([\d,]+) to ([\d,]+)$", output, re.M)]
+                re.findall(r"^      message [\d,]+ of producer \d: (.*), bytes ([\d,]+) to ([\d,]+)$", output, re.M)]
 
     # --- What it is for -------------------------------------------------------------------------------------------
 
@@ -151,38 +161,60 @@ class Demo(unittest.TestCase):
         self.assertFalse((kept / "third").exists())
         self.assertIn("leaves out 1 file", output)
 
-    # --- A worker dies --------------------------------------------------------------------------------------------
+    # --- Processes are killed ---------------------------------------------------------------------------------------
 
-    def test_a_killed_worker_takes_along_what_it_had_claimed_and_nothing_else(self):
+    def run_with_kills(self, files, seed):
+        """Looks that each process was killed once, and that all arrived but for what is named."""
+        kept = self.folder / "kept"
+        output = self.run_demo("--kill", "--seed", seed, "--keep", kept, *files).stdout
+        self.assertIn(f"(--seed {seed})", output)
+        victims = re.findall(r"^  (.*) \(process \d+\) was killed when [\d,]+ of [\d,]+ messages? had arrived; "
+                             r"process \d+ went on$", output, re.M)
+        self.assertEqual({f"weir {name}" for name in victims}, PROCESSES, output)
+        self.assertEqual(len(victims), len(PROCESSES))
+        for name in victims:
+            self.assertRegex(output, rf"(?m)^  {name} +\d+ .* killed$")
+            self.assertRegex(output, rf"(?m)^  {name} again +\d+ .*[^d]$")
+        missing = self.missing_chunks(output)
+        named = sum(map(int, re.findall(r"it had claimed (\d+) messages?, which went with it", output)))
+        self.assertEqual(len(missing), named, output)
+        for path in files:
+            wanted = bytearray(path.read_bytes())
+            for _, first, last in (chunk for chunk in missing if chunk[0] == str(path)):
+                self.assertEqual(first % CHUNK, 0)
+                wanted[first:last + 1] = bytes(last + 1 - first)
+            self.assertEqual((kept / path.name).read_bytes(), wanted, f"seed {seed}: {path.name}\n{output}")
+        messages = sum(max(1, -(-path.stat().st_size // CHUNK)) for path in files)
+        repeated = output.count("it came twice, and was written once")
+        self.assertIn(f"{messages - len(missing):,} of {messages:,} messages arrived, each once"
+                      + (f" but for {repeated} sent again" if repeated else "") + ";", output)
+        self.assertIn("all 64 buffers are free again", output)
+        shutil.rmtree(kept)
+        return len(missing), repeated
+
+    def test_each_killed_process_takes_along_what_it_had_claimed_and_nothing_else(self):
         files = [self.file(f"{number}.bin", os.urandom(4_000_000)) for number in range(4)]
         seeds = random.randrange(1_000_000)
         claimed_count = 0
         for seed in range(seeds, seeds + 20):
-            kept = self.folder / "kept"
-            output = self.run_demo("--kill", "--seed", seed, "--keep", kept, *files).stdout
-            self.assertRegex(output, rf"worker \d \(process \d+\) was killed when .* --seed {seed}\n")
-            missing = self.missing_chunks(output)
-            claimed_count += len(missing)
-            self.assertIn(f"it had claimed {len(missing)} message{'s' if len(missing) > 1 else ''}, sent"
-                          if missing else "it had claimed no message", output)
-            for path in files:
-                wanted = bytearray(path.read_bytes())
-                for _, first, last in (chunk for chunk in missing if chunk[0] == str(path)):
-                    self.assertEqual(first % CHUNK, 0)
-                    wanted[first:last + 1] = bytes(last + 1 - first)
-                self.assertEqual((kept / path.name).read_bytes(), wanted, f"seed {seed}: {path.name}\n{output}")
-            self.assertEqual(output.count(" killed\n"), 1, output)
-            self.assertRegex(output, r"(?m)^  worker 3 ")
-            self.assertIn("all 64 buffers are free again", output)
-            shutil.rmtree(kept)
-            if claimed_count >= 3:
+            claimed_count += self.run_with_kills(files, seed)[0]
+            if claimed_count >= 3 and seed >= seeds + 2:
                 return
-        self.fail(f"no worker had claimed anything in 20 kills from seed {seeds} on")
+        self.fail(f"nobody had claimed anything in 20 runs from seed {seeds} on")
+
+    def test_a_producer_killed_right_after_a_push_sends_that_message_again(self):
+        files = [self.file(f"{number}.bin", os.urandom(5_000_000)) for number in range(4)]
+        seeds = random.randrange(1_000_000)
+        for seed in range(seeds, seeds + 20):
+            if self.run_with_kills(files, seed)[1] > 0:
+                return
+        # That moment lasts some microseconds, and no program can be made to be at it.
+        self.skipTest(f"no producer was killed right after a push in 20 runs from seed {seeds} on")
 
     def test_a_kill_comes_before_the_end_however_little_there_is(self):
         for size in (0, 1, CHUNK + 1, 3 * CHUNK):
             output = self.run_demo("--kill", self.file("little", os.urandom(size))).stdout
-            self.assertIn(" was killed when ", output)
+            self.assertEqual(output.count(" was killed when "), len(PROCESSES), output)
             self.assertRegex(output, r"all (other )?bytes are equal by SHA-256")
 
     # --- What goes wrong ------------------------------------------------------------------------------------------
@@ -208,7 +240,7 @@ class Demo(unittest.TestCase):
         self.assertIn(f"weir: {path} and its copy differ", errors)
         self.assertIn("DIFFERS", output)
         self.assertNotIn("equal by SHA-256", output)
-        self.assertEqual(list(self.scratch.iterdir()), [])
+        self.assert_nothing_is_left(demo)
 
     def test_usage_errors_come_before_anything_starts(self):
         good = self.file("good", b"good")
@@ -256,10 +288,10 @@ class Demo(unittest.TestCase):
         self.assertRegex(result.stderr, r"weir: producer \d: /proc/cpuinfo says that it is empty, and is not")
 
     def test_a_disk_that_is_full(self):
-        path = self.file("large", os.urandom(3_000_000))
+        path = self.holes("large", 30_000_000)
 
         def limit():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))  # more than is in shared memory
 
         result = self.run_demo(path, status=1, preexec_fn=limit)
         self.assertRegex(result.stderr, r"weir: collector: cannot write .*/large: File too large; make room")
@@ -279,7 +311,7 @@ class Demo(unittest.TestCase):
                 self.assertEqual(demo.returncode, 1, output + errors)
                 self.assertRegex(errors, rf"weir: {name} \(process \d+\) was killed by signal 9 \(Killed\)")
                 self.assert_gone(demo)
-                self.assertEqual(list(self.scratch.iterdir()), [])
+                self.assert_nothing_is_left(demo)
 
     def test_interrupted_from_the_terminal_it_leaves_nothing_behind(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -289,13 +321,54 @@ class Demo(unittest.TestCase):
                 demo.communicate()
                 self.assertEqual(demo.returncode, -number)
                 self.assert_gone(demo)
-                self.assertEqual(list(self.scratch.iterdir()), [])
+                self.assert_nothing_is_left(demo)
 
-    def test_its_processes_die_with_it(self):
+    def test_its_processes_die_with_it_and_the_next_one_removes_its_files(self):
         demo = self.start_demo(self.holes("holes", large))
+        other = self.start_demo(self.holes("others", large))
         demo.kill()
         demo.communicate()
         self.assert_gone(demo)
+        for folder in self.scratch.glob("weir-demo-*"):
+            if (folder / "holes").exists():
+                shutil.rmtree(folder)
+        self.assertNotEqual(files_of(demo.pid), [])
+        last = subprocess.run([weir, "demo", self.file("little", b"little")], env=self.environment,
+                              stdout=subprocess.DEVNULL)
+        self.assertEqual(last.returncode, 0)
+        self.assertEqual(files_of(demo.pid), [])
+        output, errors = other.communicate()  # which was none of its business
+        self.assertEqual(other.returncode, 0, output + errors)
+        self.assertEqual(files_of(other.pid), [])
+
+    def test_each_stage_is_a_program_that_joins_by_name_and_only_producers_open_the_files(self):
+        path = self.holes("holes", large)
+        demo = self.start_demo(path)
+        stages = {name: pid for pid, name in processes_of(demo.pid).items() if name in PROCESSES}
+        for pid in stages.values():
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for name, pid in stages.items():
+                command = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+                self.assertEqual(command[1:3], ["demo-stage", name.split()[1]])
+                self.assertEqual(command[-1], f"demo.{demo.pid}")
+                opened = {os.path.realpath(link) for link in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
+                if "producer" not in name:
+                    self.assertNotIn(os.path.realpath(path), opened)
+        finally:
+            for pid in stages.values():
+                os.kill(pid, signal.SIGCONT)
+        output, errors = demo.communicate()
+        self.assertEqual(demo.returncode, 0, output + errors)
+        self.assert_nothing_is_left(demo)
+
+    def test_a_stage_is_nothing_to_start_by_hand(self):
+        for arguments in (["producer", "0", "0", "0", "none"], ["cook", "0", "0", "0", "none"], ["worker"]):
+            result = subprocess.run([weir, "demo-stage", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    text=True)
+            self.assertIn(result.returncode, (1, 2))
+            self.assertNotEqual(result.stderr, "")
+        self.assertNotIn("demo-stage", subprocess.run([weir, "--help"], stdout=subprocess.PIPE, text=True).stdout)
 
     def test_a_stopped_worker_holds_nobody_up_but_what_it_has_claimed(self):
         demo = self.start_demo(self.holes("holes", large))

@@ -14,7 +14,9 @@
 #include <fstream>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -221,4 +223,29 @@ TEST_CASE("copies of files of one name have names of their own") {
         names.push_back(file.copy_name);
     }
     CHECK(names == std::vector<std::string>{"0", "0.2", "1", "0.3"});
+}
+
+TEST_CASE("a plan that is packed and unpacked is the same plan") {
+    const Folder folder({0, 1, 2'000, 70'000, 999'999});
+    const demo::Plan plan = demo::make_plan(folder.names, 900'000, 1'000);
+    const std::string text = demo::pack(plan);
+    const demo::Plan same = demo::unpack(text);
+    CHECK(demo::pack(same) == text);
+    REQUIRE(same.files.size() == plan.files.size());
+    REQUIRE(same.parts.size() == plan.parts.size());
+    CHECK(same.message_count == plan.message_count);
+    CHECK(same.left_out_count == plan.left_out_count);
+    for (std::size_t place = 0; place < plan.files.size(); ++place) {
+        CHECK(same.files[place].path == plan.files[place].path);
+        CHECK(same.files[place].label == plan.files[place].label);
+        CHECK(same.files[place].copy_name == plan.files[place].copy_name);
+        CHECK(same.files[place].bytes == plan.files[place].bytes);
+        CHECK(same.files[place].size_bytes == plan.files[place].size_bytes);
+    }
+    for (std::uint32_t producer = 0; producer < demo::producer_count; ++producer) {
+        CHECK(same.message_count_of(producer) == plan.message_count_of(producer));
+    }
+    for (std::size_t bytes = 0; bytes < text.size(); ++bytes) {
+        CHECK_THROWS_AS(demo::unpack(std::string_view(text).substr(0, bytes)), std::runtime_error);
+    }
 }

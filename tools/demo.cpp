@@ -32,7 +32,7 @@ Result run(const DemoOptions& options) {
         kill_seed = options.seed ? *options.seed : std::random_device()();
     }
     Pipeline pipeline(plan, output.path(), signals, kill_seed);
-    fmt::print("{}", describe_plan(plan, pipeline.memory()));
+    fmt::print("{}", describe_plan(plan, pipeline));
     std::fflush(stdout); // before fork(), so that no child prints it again
 
     const std::int64_t start_ns = monotonic_ns();

@@ -11,6 +11,8 @@
 #include <iterator>
 #include <numeric>
 #include <set>
+#include <stdexcept>
+#include <type_traits>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -224,10 +226,121 @@ void distribute(Plan& plan) {
     }
 }
 
+class Packer {
+public:
+    void number(const std::uint64_t& value) { text_.append(reinterpret_cast<const char*>(&value), sizeof(value)); }
+    void number(const std::uint32_t& value) { number(std::uint64_t{value}); }
+    void text(const std::string& value) {
+        number(std::uint64_t{value.size()});
+        text_ += value;
+    }
+    template <class Item>
+    std::size_t count(const std::vector<Item>& items) {
+        number(std::uint64_t{items.size()});
+        return items.size();
+    }
+    [[nodiscard]] std::string take() { return std::move(text_); }
+
+private:
+    std::string text_;
+};
+
+class Unpacker {
+public:
+    explicit Unpacker(std::string_view text) : rest_(text) {}
+    void number(std::uint64_t& value) { std::memcpy(&value, bytes(sizeof(value)).data(), sizeof(value)); }
+    void number(std::uint32_t& value) {
+        std::uint64_t wide = 0;
+        number(wide);
+        value = static_cast<std::uint32_t>(wide);
+    }
+    void text(std::string& value) {
+        std::uint64_t size = 0;
+        number(size);
+        value = bytes(size);
+    }
+    template <class Item>
+    std::size_t count(std::vector<Item>& items) {
+        std::uint64_t size = 0;
+        number(size);
+        if (size > rest_.size()) {
+            throw std::runtime_error("the plan is damaged");
+        }
+        items.resize(size);
+        return size;
+    }
+
+private:
+    std::string_view bytes(std::uint64_t count) {
+        if (count > rest_.size()) {
+            throw std::runtime_error("the plan is damaged");
+        }
+        const std::string_view taken = rest_.substr(0, count);
+        rest_.remove_prefix(count);
+        return taken;
+    }
+
+    std::string_view rest_;
+};
+
+/// All of a plan, in one order for both ways.
+template <class Carrier, class AnyPlan>
+void carry(Carrier& carrier, AnyPlan& plan) {
+    for (std::size_t place = 0, end = carrier.count(plan.files); place < end; ++place) {
+        auto& file = plan.files[place];
+        std::string path = file.path.native();
+        carrier.text(path);
+        if constexpr (!std::is_const_v<AnyPlan>) {
+            file.path = path;
+        }
+        carrier.text(file.label);
+        carrier.text(file.copy_name);
+        carrier.number(file.bytes);
+        carrier.number(file.size_bytes);
+        carrier.number(file.first_part);
+        carrier.number(file.part_count);
+    }
+    for (std::size_t place = 0, end = carrier.count(plan.parts); place < end; ++place) {
+        auto& part = plan.parts[place];
+        carrier.number(part.file);
+        carrier.number(part.producer);
+        carrier.number(part.first_byte);
+        carrier.number(part.bytes);
+        carrier.number(part.chunk_count);
+        carrier.number(part.first_message);
+        carrier.number(part.first_sequence);
+    }
+    carrier.number(plan.chunk_bytes);
+    carrier.number(plan.bytes);
+    carrier.number(plan.message_count);
+    carrier.number(plan.left_out_count);
+}
+
 } // namespace
+
+std::string pack(const Plan& plan) {
+    Packer packer;
+    carry(packer, plan);
+    return packer.take();
+}
+
+Plan unpack(std::string_view text) {
+    Unpacker unpacker(text);
+    Plan plan;
+    carry(unpacker, plan);
+    return plan;
+}
 
 const Part& Plan::part_of(std::uint64_t message) const noexcept {
     return *std::prev(std::ranges::upper_bound(parts, message, {}, &Part::first_message));
+}
+
+std::uint64_t Plan::message_count_of(std::uint32_t producer) const noexcept {
+    std::uint64_t count = 0;
+    for (const Part& part : parts) {
+        count += part.producer == producer ? part.chunk_count : 0;
+    }
+    return count;
 }
 
 Plan make_plan(const std::vector<std::string>& named, std::optional<std::uint64_t> bytes_max,

@@ -10,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace weir::demo {
@@ -57,6 +58,7 @@ struct Plan {
     [[nodiscard]] std::uint64_t chunk_offset(const Part& part, std::uint64_t chunk) const noexcept {
         return part.first_byte + chunk * chunk_bytes;
     }
+    [[nodiscard]] std::uint64_t message_count_of(std::uint32_t producer) const noexcept;
     /// The part that message number `message` of the plan belongs to.
     [[nodiscard]] const Part& part_of(std::uint64_t message) const noexcept;
 };
@@ -65,5 +67,9 @@ struct Plan {
 /// Throws: UsageError.
 [[nodiscard]] Plan make_plan(const std::vector<std::string>& named, std::optional<std::uint64_t> bytes_max,
                              std::uint64_t chunk_bytes);
+
+/// The plan as bytes, for the programs that carry it out, and back.
+[[nodiscard]] std::string pack(const Plan& plan);
+[[nodiscard]] Plan unpack(std::string_view text);
 
 } // namespace weir::demo

@@ -1,6 +1,8 @@
 #include "demo_stages.hpp"
 
 #include "crc32.hpp"
+#include "demo_plan.hpp"
+#include "demo_shared.hpp"
 #include "sha256.hpp"
 #include "text.hpp"
 
@@ -10,6 +12,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <unordered_map>
@@ -17,12 +21,31 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 namespace weir::demo {
 
 namespace {
+
+/// What a stage works with. A stage that cannot go on writes down why and ends its process.
+struct Stage {
+    const Plan& plan;
+    const Board& board;
+    Domain& domain;
+    const std::filesystem::path& output;
+    ProcessReport& report;
+    std::uint32_t number; ///< among those of its role
+    std::uint32_t life;   ///< how often it had been started before
+};
+
+/// Writes down why the process gives up, and ends it.
+[[noreturn]] void give_up(ProcessReport& report, const std::string& why) noexcept {
+    // Written before anything else happens, so that the parent knows it whichever process it sees go first.
+    why.copy(report.failure, sizeof(report.failure) - 1);
+    _exit(1);
+}
 
 class Descriptor {
 public:
@@ -93,7 +116,7 @@ void push_on(const Stage& stage, Producer& out, BufferPtr&& buffer) {
         port_failed(stage, out.last_error(), out.last_error_field());
     }
     if (result != PushResult::ok) {
-        _exit(neighbour_is_gone);
+        give_up(stage.report, "a port is closed that is to stay open while nobody consumes");
     }
 }
 
@@ -151,16 +174,19 @@ ChunkHeader& checked_header(const Stage& stage, const BufferPtr& buffer) {
     return header;
 }
 
-/// With --kill: the producers wait at three quarters until the killed worker is replaced, so that the stream is not over
-/// before the kill, however small the files are.
-void pass_gate(const Stage& stage) {
-    Board& board = stage.memory.board();
-    // relaxed: only counts who may pass
-    if (shared(board.sent_count).fetch_add(1, std::memory_order_relaxed) >= board.gate_limit) {
-        static_cast<void>(wait_until(
-            EventCount(board.gate_event), {}, deadline_never,
-            [&board](Look) { return shared(board.gate_is_open).load(std::memory_order_seq_cst) != 0; }, [] {}));
-    }
+void wait_at_gate(const Stage& stage, std::uint64_t number) {
+    BoardState& board = stage.board.state();
+    static_cast<void>(wait_until(
+        EventCount(board.gate_event), {}, deadline_never,
+        [&board, number](Look) { return shared(board.gate_limit).load(std::memory_order_seq_cst) > number; }, [] {}));
+}
+
+/// With --kill: the producers send no more than the parent lets them until the next process is killed, so that the stream
+/// is not over before, however small the files are; and all of them are equally far then, each by its own measure.
+void pass_gate(const Stage& stage, std::uint64_t sequence) {
+    // relaxed: only tells how far all are
+    shared(stage.board.state().sent_count).fetch_add(1, std::memory_order_relaxed);
+    wait_at_gate(stage, sequence * stage.plan.message_count / stage.plan.message_count_of(stage.number));
 }
 
 Descriptor open_original(const Stage& stage, const PlannedFile& file) {
@@ -183,14 +209,37 @@ Descriptor open_original(const Stage& stage, const PlannedFile& file) {
     return original;
 }
 
-void produce_part(const Stage& stage, std::uint32_t number, BufferPool& pool, Producer& out) {
-    const Part& part = stage.plan.parts[number];
+void read_chunk(const Stage& stage, const Part& part, std::uint64_t chunk, const Descriptor& original,
+                std::span<std::byte> data) {
     const PlannedFile& file = stage.plan.files[part.file];
-    const Descriptor original = open_original(stage, file);
+    const ssize_t read_count = read_at(original.number(), data, stage.plan.chunk_offset(part, chunk));
+    if (read_count < 0) {
+        give_up(stage.report,
+                fmt::format("cannot read {}: {}", tool::printable(file.path.native()), std::strerror(errno)));
+    }
+    if (static_cast<std::uint64_t>(read_count) != data.size()) {
+        give_up(stage.report, fmt::format("{} became shorter while it was streamed: stream files that nobody changes",
+                                          tool::printable(file.path.native())));
+    }
+}
+
+/// Streams a part from its chunk `first` on; what comes before it has been pushed.
+void produce_part(const Stage& stage, std::uint32_t number, std::uint64_t first, BufferPool& pool, Producer& out) {
+    const Part& part = stage.plan.parts[number];
+    const Descriptor original = open_original(stage, stage.plan.files[part.file]);
     tool::Sha256 part_hash;
-    for (std::uint64_t chunk = 0; chunk < part.chunk_count; ++chunk) {
-        if (stage.has_kill) {
-            pass_gate(stage);
+    std::vector<std::byte> room(first > 0 ? chunk_bytes : 0);
+    for (std::uint64_t chunk = 0; chunk < first; ++chunk) {
+        // The digest is over the whole part, and how far it was has died with the predecessor.
+        const std::span<std::byte> data = std::span(room).first(stage.plan.chunk_size(part, chunk));
+        read_chunk(stage, part, chunk, original, data);
+        part_hash.update(data);
+    }
+    std::uint64_t& pushed_count = stage.board.state().pushed_counts[stage.number];
+    for (std::uint64_t chunk = first; chunk < part.chunk_count; ++chunk) {
+        const std::uint64_t sequence = part.first_sequence + chunk;
+        if (stage.board.has_kill()) {
+            pass_gate(stage, sequence);
         }
         BufferPtr buffer = pool.try_allocate();
         if (!buffer) {
@@ -200,34 +249,32 @@ void produce_part(const Stage& stage, std::uint32_t number, BufferPool& pool, Pr
         const std::uint64_t data_bytes = stage.plan.chunk_size(part, chunk);
         buffer.resize(chunk_header_bytes + data_bytes);
         const std::span<std::byte> data = data_of(buffer);
-        const ssize_t read_count = read_at(original.number(), data, stage.plan.chunk_offset(part, chunk));
-        if (read_count < 0) {
-            give_up(stage.report,
-                    fmt::format("cannot read {}: {}", tool::printable(file.path.native()), std::strerror(errno)));
-        }
-        if (static_cast<std::uint64_t>(read_count) != data_bytes) {
-            give_up(stage.report,
-                    fmt::format("{} became shorter while it was streamed: stream files that nobody changes",
-                                tool::printable(file.path.native())));
-        }
+        read_chunk(stage, part, chunk, original, data);
         part_hash.update(data);
-        auto& header = *new (buffer.bytes().data()) ChunkHeader{.part = number,
-                                                                .producer = stage.number,
-                                                                .chunk = chunk,
-                                                                .sequence = part.first_sequence + chunk,
-                                                                .payload_offset_bytes = buffer.payload_offset_bytes(),
-                                                                .data_bytes = data_bytes,
-                                                                .checksum = 0,
-                                                                .worker = 0,
-                                                                .chunk_digest = {},
-                                                                .part_digest = {}};
-        if (stage.has_kill) {
+        const bool is_sent_again = stage.life > 0 && sequence == read(stage.report.resumed_sequence);
+        auto& header =
+            *new (buffer.bytes().data()) ChunkHeader{.part = number,
+                                                     .producer = stage.number,
+                                                     .chunk = chunk,
+                                                     .sequence = sequence,
+                                                     .payload_offset_bytes = buffer.payload_offset_bytes(),
+                                                     .data_bytes = static_cast<std::uint32_t>(data_bytes),
+                                                     .life = static_cast<std::uint8_t>(stage.life),
+                                                     .is_sent_again = is_sent_again ? std::uint8_t{1} : std::uint8_t{0},
+                                                     .worker = 0,
+                                                     .checksum = 0,
+                                                     .chunk_digest = {},
+                                                     .part_digest = {}};
+        if (stage.board.has_kill()) {
             header.chunk_digest = tool::sha256(data);
         }
         if (chunk + 1 == part.chunk_count) {
             header.part_digest = part_hash.finish();
         }
         push_on(stage, out, std::move(buffer));
+        // A successor goes on from here. Killed between the push and this store, the message is pushed and not counted:
+        // it is sent again, and the collector, which knows that by the header, takes it once.
+        shared(pushed_count).store(sequence + 1, std::memory_order_release);
         count_message(stage.report, data_bytes);
     }
 }
@@ -235,40 +282,60 @@ void produce_part(const Stage& stage, std::uint32_t number, BufferPool& pool, Pr
 /// The collector's side of the files: the copies, and what is to be compared with them.
 class Copies {
 public:
-    explicit Copies(const Stage& stage) : stage_(stage), parts_(stage.plan.parts.size()) {}
-
-    void write(const ChunkHeader& header, std::span<const std::byte> data) {
-        const Part& part = stage_.plan.parts[header.part];
-        std::uint8_t& arrived = stage_.memory.arrived()[part.first_message + header.chunk];
-        if (arrived != 0) {
-            give_up(stage_.report, fmt::format("chunk {} of {} arrived twice", header.chunk,
-                                               tool::printable(stage_.plan.files[part.file].path.native())));
+    /// Where a collector was killed, its successor goes on with the copies as they are.
+    explicit Copies(const Stage& stage) : stage_(stage), arrived_counts_(stage.plan.parts.size()) {
+        for (std::uint32_t number = 0; stage.life > 0 && number < stage.plan.parts.size(); ++number) {
+            const Part& part = stage.plan.parts[number];
+            for (std::uint64_t chunk = 0; chunk < part.chunk_count; ++chunk) {
+                if (stage.board.arrival(part.first_message + chunk) == Arrival::begun) {
+                    settle(part, chunk);
+                }
+                arrived_counts_[number] += has_arrived(part, chunk) ? 1U : 0U;
+            }
         }
-        PartCopy& copy = parts_[header.part];
+    }
+
+    /// False: it has been written before, and came again from a producer that was started again.
+    bool write(const ChunkHeader& header, std::span<const std::byte> data) {
+        const Part& part = stage_.plan.parts[header.part];
+        const std::uint64_t message = part.first_message + header.chunk;
+        const Board& board = stage_.board;
+        const Arrival before = board.arrival(message);
+        if (before != Arrival::none) {
+            // Either of the two may come first: they take their ways through different workers.
+            if (before != Arrival::written || (header.is_sent_again == 0 && !is_doubtful(part, header.chunk))) {
+                give_up(stage_.report, fmt::format("chunk {} of {} arrived twice", header.chunk,
+                                                   tool::printable(stage_.plan.files[part.file].path.native())));
+            }
+            board.set_arrival(message, Arrival::repeated);
+            return false;
+        }
         const int descriptor = copy_of(part.file);
+        // What a successor needs to find out whether this chunk was written whole.
+        if (board.has_kill()) {
+            board.chunk_digests()[message] = header.chunk_digest;
+        }
+        if (header.chunk + 1 == part.chunk_count) {
+            board.results()[header.part].wanted = header.part_digest;
+        }
+        board.set_arrival(message, Arrival::begun);
         if (!write_at(descriptor, data, stage_.plan.chunk_offset(part, header.chunk))) {
             cannot_write(part.file);
         }
-        arrived = 1;
-        if (stage_.has_kill) {
-            copy.chunk_digests.resize(part.chunk_count);
-            copy.chunk_digests[header.chunk] = header.chunk_digest;
-        }
-        if (header.chunk + 1 == part.chunk_count) {
-            copy.digest = header.part_digest;
-        }
-        ++copy.arrived_count;
+        board.set_arrival(message, Arrival::written);
+        ++arrived_counts_[header.part];
         close_when_complete(part.file);
+        return true;
     }
 
     /// Reads the copies back and compares them.
     void compare() {
         open_.clear();
-        for (std::uint32_t number = 0; number < parts_.size(); ++number) {
+        for (std::uint32_t number = 0; number < arrived_counts_.size(); ++number) {
             const Part& part = stage_.plan.parts[number];
             const Descriptor copy(open(path_of(part.file).c_str(), O_RDONLY | O_CLOEXEC));
-            PartResult& result = stage_.memory.results()[number];
-            if (copy.number() < 0 && parts_[number].arrived_count == 0) {
+            PartResult& result = stage_.board.results()[number];
+            if (copy.number() < 0 && arrived_counts_[number] == 0) {
                 result.verdict = Verdict::equal_except_missing; // not a byte of it came
                 continue;
             }
@@ -277,18 +344,51 @@ public:
                 cannot_read(part.file);
             }
             const bool has_size = static_cast<std::uint64_t>(status.st_size) == stage_.plan.files[part.file].bytes;
-            result.verdict = !has_size                                          ? Verdict::differs
-                             : parts_[number].arrived_count == part.chunk_count ? compare_whole(number, copy, result)
-                                                                                : compare_chunks(number, copy);
+            result.verdict = !has_size                                     ? Verdict::differs
+                             : arrived_counts_[number] == part.chunk_count ? compare_whole(number, copy, result)
+                                                                           : compare_chunks(number, copy);
         }
     }
 
 private:
-    struct PartCopy {
-        std::uint64_t arrived_count = 0;
-        std::vector<tool::Sha256Digest> chunk_digests;
-        tool::Sha256Digest digest{};
-    };
+    [[nodiscard]] bool has_arrived(const Part& part, std::uint64_t chunk) const noexcept {
+        return stage_.board.arrival(part.first_message + chunk) >= Arrival::written;
+    }
+
+    /// Whether a producer that was started again sent this chunk though its predecessor may have pushed it.
+    [[nodiscard]] bool is_doubtful(const Part& part, std::uint64_t chunk) const noexcept {
+        return std::ranges::any_of(stage_.board.state().reports, [&](const ProcessReport& report) {
+            return read(report.resumed_of_producer) == part.producer + 1 &&
+                   read(report.resumed_sequence) == part.first_sequence + chunk;
+        });
+    }
+
+    /// The predecessor was killed while it wrote this chunk, and the chunk's buffer has gone with it: the chunk is in the
+    /// copy as it is to be, or it is lost.
+    void settle(const Part& part, std::uint64_t chunk) {
+        const std::uint64_t message = part.first_message + chunk;
+        const Descriptor copy(open(path_of(part.file).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+        if (copy.number() < 0) {
+            cannot_read(part.file);
+        }
+        const std::uint64_t size = stage_.plan.chunk_size(part, chunk);
+        const std::span<std::byte> data = std::span(room_).first(size);
+        const ssize_t count = read_at(copy.number(), data, stage_.plan.chunk_offset(part, chunk));
+        if (count < 0) {
+            cannot_read(part.file);
+        }
+        if (static_cast<std::uint64_t>(count) == size && stage_.board.has_kill() &&
+            tool::sha256(data) == stage_.board.chunk_digests()[message]) {
+            stage_.board.set_arrival(message, Arrival::written);
+            count_message(stage_.report, size);
+            return;
+        }
+        std::ranges::fill(data, std::byte{0}); // no half of it
+        if (!write_at(copy.number(), data, stage_.plan.chunk_offset(part, chunk))) {
+            cannot_write(part.file);
+        }
+        stage_.board.set_arrival(message, Arrival::none);
+    }
 
     [[nodiscard]] std::filesystem::path path_of(std::uint32_t file) const {
         return stage_.output / stage_.plan.files[file].copy_name;
@@ -314,6 +414,9 @@ private:
             return found->second.number();
         }
         Descriptor copy(open(path_of(file).c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+        if (copy.number() < 0 && errno == EEXIST && stage_.life > 0) {
+            copy = Descriptor(open(path_of(file).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+        }
         if (copy.number() < 0 || ftruncate(copy.number(), static_cast<off_t>(stage_.plan.files[file].bytes)) != 0) {
             cannot_write(file);
         }
@@ -323,7 +426,7 @@ private:
     void close_when_complete(std::uint32_t number) {
         const PlannedFile& file = stage_.plan.files[number];
         for (std::uint32_t part = file.first_part; part < file.first_part + file.part_count; ++part) {
-            if (parts_[part].arrived_count < stage_.plan.parts[part].chunk_count) {
+            if (arrived_counts_[part] < stage_.plan.parts[part].chunk_count) {
                 return;
             }
         }
@@ -347,15 +450,15 @@ private:
             hash.update(read_back(part, chunk, copy));
         }
         result.digest = hash.finish();
-        return result.digest == parts_[number].digest ? Verdict::equal : Verdict::differs;
+        return result.digest == result.wanted ? Verdict::equal : Verdict::differs;
     }
 
     Verdict compare_chunks(std::uint32_t number, const Descriptor& copy) {
         const Part& part = stage_.plan.parts[number];
         for (std::uint64_t chunk = 0; chunk < part.chunk_count; ++chunk) {
-            if (stage_.memory.arrived()[part.first_message + chunk] != 0 &&
-                (parts_[number].chunk_digests.empty() ||
-                 tool::sha256(read_back(part, chunk, copy)) != parts_[number].chunk_digests[chunk])) {
+            if (has_arrived(part, chunk) &&
+                (!stage_.board.has_kill() || tool::sha256(read_back(part, chunk, copy)) !=
+                                                 stage_.board.chunk_digests()[part.first_message + chunk])) {
                 return Verdict::differs;
             }
         }
@@ -363,52 +466,74 @@ private:
     }
 
     const Stage& stage_;
-    std::vector<PartCopy> parts_;
+    std::vector<std::uint64_t> arrived_counts_;          ///< of each part's chunks
     std::unordered_map<std::uint32_t, Descriptor> open_; ///< the copies that are being written
     std::array<std::byte, chunk_bytes> room_{};
 };
 
-} // namespace
-
-void give_up(ProcessReport& report, const std::string& why) noexcept {
-    // Written before anything else happens, so that the parent knows it whichever process it sees go first.
-    why.copy(report.failure, sizeof(report.failure) - 1);
-    _exit(1);
-}
-
 void produce(const Stage& stage) {
-    BufferPool pool = stage.memory.pool(stage.me);
-    Producer out(stage.memory.loaded(stage.me, pool));
+    BufferPool pool = stage.domain.pool(pool_name);
+    Producer out = stage.domain.producer(loaded_port_name);
+    const std::uint64_t pushed_count = stage.board.state().pushed_counts[stage.number];
+    if (stage.life > 0) {
+        set(stage.report.resumed_sequence, pushed_count);
+        set(stage.report.resumed_of_producer, stage.number + 1);
+    }
     for (std::uint32_t number = 0; number < stage.plan.parts.size(); ++number) {
-        if (stage.plan.parts[number].producer == stage.number) {
-            produce_part(stage, number, pool, out);
+        const Part& part = stage.plan.parts[number];
+        if (part.producer == stage.number && part.first_sequence + part.chunk_count > pushed_count) {
+            produce_part(stage, number, pushed_count - std::min(pushed_count, part.first_sequence), pool, out);
         }
+    }
+    if (stage.board.has_kill()) {
+        wait_at_gate(stage, gate_open - 1); // whoever is to be killed is there until then
     }
 }
 
+/// Looks that messages of each producer come in the order in which it pushed them.
+class OrderCheck {
+public:
+    explicit OrderCheck(const Stage& stage) : stage_(stage) {}
+
+    void look_at(const ChunkHeader& header) {
+        Last& last = last_[header.producer];
+        // A producer that was started again goes on after all that its predecessor pushed, or with the last of it.
+        const bool is_first_of_life = header.life > last.life && header.is_sent_again != 0;
+        const std::uint64_t sequence_min =
+            is_first_of_life ? last.next - std::min<std::uint64_t>(last.next, 1) : last.next;
+        if (header.life < last.life || header.sequence < sequence_min) {
+            give_up(stage_.report, fmt::format("message {} of producer {} came after message {}", header.sequence,
+                                               header.producer + 1, last.next - 1));
+        }
+        last = {header.life, header.sequence + 1};
+    }
+
+private:
+    struct Last {
+        std::uint8_t life = 0;
+        std::uint64_t next = 0;
+    };
+
+    const Stage& stage_;
+    std::array<Last, producer_count> last_{};
+};
+
 void work(const Stage& stage) {
-    const BufferPool pool = stage.memory.pool(stage.me);
-    Consumer in(stage.memory.loaded(stage.me, pool));
-    Producer out(stage.memory.checked(stage.me, pool));
-    std::array<std::uint64_t, producer_count> next_sequences{};
+    Consumer in = stage.domain.consumer(loaded_port_name);
+    Producer out = stage.domain.producer(checked_port_name);
+    OrderCheck order(stage);
     std::array<BufferPtr, 8> room;
     for (;;) {
         const std::span<BufferPtr> batch = pop_some(stage, in, room);
         if (batch.empty()) {
             return;
         }
-        add(stage.report.in_hand, batch.size());
         for (BufferPtr& buffer : batch) {
             ChunkHeader& header = checked_header(stage, buffer);
-            if (header.sequence < next_sequences[header.producer]) {
-                give_up(stage.report, fmt::format("message {} of producer {} came after message {}", header.sequence,
-                                                  header.producer + 1, next_sequences[header.producer] - 1));
-            }
-            next_sequences[header.producer] = header.sequence + 1;
+            order.look_at(header);
             header.checksum = tool::crc32(data_of(buffer));
-            header.worker = stage.number;
+            header.worker = static_cast<std::uint16_t>(stage.number);
             const std::uint64_t data_bytes = header.data_bytes;
-            set(stage.report.in_hand, read(stage.report.in_hand) - 1);
             push_on(stage, out, std::move(buffer));
             count_message(stage.report, data_bytes);
         }
@@ -416,10 +541,9 @@ void work(const Stage& stage) {
 }
 
 void collect(const Stage& stage) {
-    const BufferPool pool = stage.memory.pool(stage.me);
     Copies copies(stage);
     {
-        Consumer in(stage.memory.checked(stage.me, pool));
+        Consumer in = stage.domain.consumer(checked_port_name);
         std::array<BufferPtr, 8> room;
         for (;;) {
             const std::span<BufferPtr> batch = pop_some(stage, in, room);
@@ -435,8 +559,9 @@ void collect(const Stage& stage) {
                                     tool::printable(stage.plan.files[stage.plan.parts[header.part].file].path.native()),
                                     header.worker + 1));
                 }
-                copies.write(header, data_of(buffer));
-                count_message(stage.report, header.data_bytes);
+                if (copies.write(header, data_of(buffer))) {
+                    count_message(stage.report, header.data_bytes);
+                }
                 buffer.reset();
             }
         }
@@ -444,6 +569,43 @@ void collect(const Stage& stage) {
     const std::int64_t start_ns = monotonic_ns();
     copies.compare();
     set(stage.report.compared_ns, monotonic_ns() - start_ns);
+}
+
+} // namespace
+
+const char* name_of(Role role) noexcept {
+    return role == Role::producer ? "producer" : role == Role::worker ? "worker" : "collector";
+}
+
+int run_stage(const StageOptions& options) {
+    const std::string name = options.role == name_of(Role::collector)
+                                 ? options.role
+                                 : fmt::format("{} {}", options.role, options.number + 1);
+    prctl(PR_SET_NAME, ("weir " + name).c_str());
+    const Board board = Board::open(options.domain);
+    if (options.report >= process_count_max || options.number >= producer_count) {
+        throw UsageError("the demo starts its stages itself; start weir demo");
+    }
+    ProcessReport& report = board.state().reports[options.report];
+    try {
+        JoinOptions join;
+        join.create = false;
+        join.process_name = options.role + "." + std::to_string(options.number + 1);
+        Domain domain = Domain::join(options.domain, join);
+        const Plan plan = board.plan();
+        const std::filesystem::path output = board.output();
+        const Stage stage{plan, board, domain, output, report, options.number, options.life};
+        if (options.role == name_of(Role::producer)) {
+            produce(stage);
+        } else if (options.role == name_of(Role::worker)) {
+            work(stage);
+        } else {
+            collect(stage);
+        }
+    } catch (const std::exception& error) {
+        give_up(report, error.what());
+    }
+    return 0;
 }
 
 } // namespace weir::demo

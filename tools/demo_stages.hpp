@@ -1,38 +1,27 @@
-// The demo's three stages; each runs in a process of its own.
+// The demo's three stages; each runs in a program of its own, which the parent starts and which joins by name.
 #pragma once
 
-#include "demo_plan.hpp"
-#include "demo_shared.hpp"
-
-#include <filesystem>
+#include <cstdint>
 #include <string>
 
 namespace weir::demo {
 
-/// What a stage is given. A stage that cannot go on writes down why and ends its process.
-struct Stage {
-    const Plan& plan;
-    const SharedMemory& memory;
-    const std::filesystem::path& output;
-    bool has_kill;
-    Membership me;
-    ProcessReport& report;
-    std::uint32_t number; ///< among those of its kind
+enum class Role : std::uint8_t { producer, worker, collector };
+
+/// The hidden verb that starts a stage; its arguments are those below, in their order.
+inline constexpr const char* stage_verb = "demo-stage";
+
+struct StageOptions {
+    std::string role;         ///< "producer", "worker" or "collector"
+    std::uint32_t number = 0; ///< among those of its role
+    std::uint32_t life = 0;   ///< how often it had been started before
+    std::uint32_t report = 0; ///< where on the board it reports
+    std::string domain;
 };
 
-/// Streams the parts of producer `stage.number` into the first port.
-void produce(const Stage& stage);
+[[nodiscard]] const char* name_of(Role role) noexcept;
 
-/// Takes buffers from the first port, writes a checksum into each, and passes them on through the second.
-void work(const Stage& stage);
-
-/// Writes what comes out of the second port into the output folder, and compares it with the originals.
-void collect(const Stage& stage);
-
-/// Writes down why the process gives up, and ends it.
-[[noreturn]] void give_up(ProcessReport& report, const std::string& why) noexcept;
-
-/// For a process whose neighbour is gone: that one says why.
-inline constexpr int neighbour_is_gone = 3;
+/// Runs a stage to its end. Returns the exit status; on failure the reason is on the board.
+[[nodiscard]] int run_stage(const StageOptions& options);
 
 } // namespace weir::demo

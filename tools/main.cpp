@@ -2,6 +2,7 @@
 
 #include "demo.hpp"
 #include "demo_plan.hpp"
+#include "demo_stages.hpp"
 #include "text.hpp"
 
 #include <CLI/CLI.hpp>
@@ -18,15 +19,15 @@ constexpr int exit_failed = 1;
 constexpr int exit_usage = 2;
 
 constexpr const char* weir_notes = "Example:\n"
-                                   "  weir demo --kill    stream files through processes, and kill one of them";
+                                   "  weir demo --kill    stream files through processes, and kill each of them";
 
-constexpr const char* demo_notes = "Three producer processes read the files into buffers of 64 KiB and push them\n"
+constexpr const char* demo_notes = "Three producer programs read the files into buffers of 64 KiB and push them\n"
                                    "into a port; two workers take them, checksum them in place and push the same\n"
                                    "buffers on; a collector writes copies, compared with the originals by SHA-256.\n\n"
                                    "Exit status: 0 all is well, 1 a byte differs or something broke, 2 wrong usage\n\n"
                                    "Examples:\n"
                                    "  weir demo                                  the system's largest libraries\n"
-                                   "  weir demo --kill                           the same, and a worker is killed\n"
+                                   "  weir demo --kill                           the same, and each is killed\n"
                                    "  weir demo --keep copies video.mp4 map.osm  your files, and keep the copies";
 
 bool has_verb(const CLI::App& app, const std::string& name) {
@@ -46,13 +47,23 @@ int main(int argument_count, char** arguments) {
     demo->add_option("FILE", options.files, "Files to stream; by default the largest of\nthe system's library folder")
         ->type_name("");
     CLI::Option* kill = demo->add_flag(
-        "--kill", options.kill, "Kill a worker half-way (SIGKILL), start another,\nand tell what it had claimed");
+        "--kill", options.kill, "Kill each in turn half-way (SIGKILL), start it\nagain, and tell what it had claimed");
     std::string bytes_max;
     demo->add_option("--bytes-max", bytes_max, "Stream no more than this in all, as 64MB")->type_name("N");
     demo->add_option("--keep", options.keep, "Write the copies to this folder, new or empty,\nand keep them")
         ->type_name("DIR");
-    demo->add_option("--seed", options.seed, "Which worker --kill takes, and when")->type_name("N")->needs(kill);
+    demo->add_option("--seed", options.seed, "In which order --kill takes them, and when")->type_name("N")->needs(kill);
     demo->footer(demo_notes);
+
+    weir::demo::StageOptions stage_options;
+    CLI::App* stage = app.add_subcommand(weir::demo::stage_verb)->group(""); // hidden: the demo starts it
+    stage->add_option("ROLE", stage_options.role)
+        ->required()
+        ->check(CLI::IsMember({"producer", "worker", "collector"}));
+    stage->add_option("NUMBER", stage_options.number)->required();
+    stage->add_option("LIFE", stage_options.life)->required();
+    stage->add_option("REPORT", stage_options.report)->required();
+    stage->add_option("DOMAIN", stage_options.domain)->required();
 
     if (argument_count < 2) {
         fmt::print(stderr, "{}", app.help());
@@ -76,6 +87,9 @@ int main(int argument_count, char** arguments) {
         }
     }
     try {
+        if (*stage) {
+            return weir::demo::run_stage(stage_options);
+        }
         const int status = weir::demo::run_demo(options);
         if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
             fmt::print(stderr, "weir: cannot write the results to the standard output\n");
