@@ -360,7 +360,7 @@ Segment Segment::create(std::string_view name, std::size_t bytes, const SegmentO
         header->data_bytes = data_bytes;
         header->parameters_hash = options.parameters_hash;
         header->creator_pid = static_cast<std::uint32_t>(segment.creator_pid_);
-        std::memcpy(header->label, options.label.data(), std::min(options.label.size(), sizeof header->label - 1));
+        options.label.copy(header->label, sizeof header->label - 1);
         segment.label_ = printable(header->label, sizeof header->label);
         // (1) release: who sees the magic sees the rest of the header; pairs with (2)
         shared(header->magic).store(segment_magic, std::memory_order_release);

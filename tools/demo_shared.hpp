@@ -137,7 +137,7 @@ public:
                                .gate_limit = gate_open,
                                .pushed_counts = {},
                                .reports = {}};
-        Segment segment = Segment::create(name(domain), bytes(sizes));
+        Segment segment = Segment::create(name(domain), bytes(sizes)); // private to this demo, so untyped
         *reinterpret_cast<BoardState*>(segment.bytes().data()) = sizes;
         Board board(std::move(segment));
         std::memcpy(board.text_.data(), text.data(), text.size());
