@@ -1190,6 +1190,14 @@ Case make_case(World& world, const Definition& definition) {
             made.counted.push_back(i);
         }
     }
+    constexpr std::uint32_t watchable_count = 4; // debug registers
+    if (definition.hot_path && definition.capacity <= watchable_count) {
+        const auto* first = reinterpret_cast<const std::uint64_t*>(world.port_memory(main_port).data() +
+                                                                   sizeof(weir::PortState) + sizeof(weir::RingState));
+        for (std::uint32_t place = 0; place < definition.capacity; ++place) {
+            made.cells.push_back(first + place);
+        }
+    }
     return made;
 }
 

@@ -616,6 +616,25 @@ std::uint64_t count_steps(const Task& task, Mailbox& mailbox, std::uint64_t limi
     return steps;
 }
 
+std::uint64_t count_accesses(const Task& task, Mailbox& mailbox, const std::vector<const std::uint64_t*>& words,
+                             std::uint64_t limit) {
+    Child child = Child::start(task, mailbox);
+    std::uint64_t accesses = 0;
+    std::size_t which = 0;
+    while (child.stop() == Stop::stepped && accesses <= limit) {
+        child.run_to_access(words, which);
+        accesses += child.stop() == Stop::stepped ? 1U : 0U;
+    }
+    if (child.stop() == Stop::returned) {
+        child.finish();
+    } else if (child.stop() == Stop::stepped) {
+        mailbox.fail("looks at the ring's cells more than %llu times", static_cast<unsigned long long>(limit));
+    } else {
+        mailbox.fail("%s", name_of(child.stop()));
+    }
+    return accesses;
+}
+
 // --------------------------------------------------------------------------------------------------------
 
 namespace {

@@ -215,6 +215,11 @@ bool run_apart(Mailbox& mailbox, const std::function<void(Mailbox&)>& work);
 // instructions; more than `limit`, a crash or a hang are findings in its mailbox.
 std::uint64_t count_steps(const Task& task, Mailbox& mailbox, std::uint64_t limit);
 
+// Runs a fresh child through its operation and counts how often it reads or writes any of up to four words. More than
+// `limit` is a finding in its mailbox.
+std::uint64_t count_accesses(const Task& task, Mailbox& mailbox, const std::vector<const std::uint64_t*>& words,
+                             std::uint64_t limit);
+
 // --------------------------------------------------------------------------------------------------------
 // Recording and replaying
 

@@ -447,6 +447,21 @@ TEST_CASE("others get ahead of a child at one step, in the recorded pass and in 
     }
 }
 
+TEST_CASE("looks at a word are counted, and too many are a finding") {
+    World world;
+    const crash::Task looks{{},
+                            [&world](Mailbox&) {
+                                for (int i = 0; i < 30; ++i) {
+                                    static_cast<void>(std::atomic_ref(world.pair.a).load());
+                                }
+                            },
+                            {}};
+    CHECK(crash::count_accesses(looks, world.victim_box, {&world.pair.a, &world.pair.b}, 30) == 30);
+    CHECK(world.victim_box.failed == 0);
+    CHECK(crash::count_accesses(looks, world.victim_box, {&world.pair.a}, 29) == 30);
+    CHECK(world.victim_box.failed == 1);
+}
+
 TEST_CASE("a child runs from one access of a word to the next") {
     World world;
     Child child = Child::start(world.task(advance), world.victim_box);

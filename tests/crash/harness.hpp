@@ -53,6 +53,8 @@ struct Case {
 
     // Which of Cases::counted a survivor can do beside this victim.
     std::vector<std::size_t> counted;
+    // All cells of the ring that they work on, where it has no more than a processor can watch.
+    std::vector<const std::uint64_t*> cells;
 };
 
 // Two processes in any two operations at once: one frozen and one killed, or both stepped in turns.

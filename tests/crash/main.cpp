@@ -34,16 +34,17 @@ struct Options {
     std::uint32_t frozen_steps = 30; // for each script
     std::uint32_t kill_class_steps = 2;
     std::uint32_t frozen_class_steps = 2;
-    std::uint32_t pair_runs = 40;
+    std::uint32_t pair_runs = 64;
     std::uint32_t interleaved_runs = 60;
     std::uint32_t counted_points = 3; // for each case
+    std::uint32_t cell_steps = 6;     // random ones where others' looks at cells are counted, beside each class
     unsigned jobs = 0;
     std::vector<std::string> cases;
     std::string json;
     std::string at; // one run alone: kill:STEP[:VARIATION], asleep:STEP[:VARIATION] or frozen:SCRIPT:STEP
 };
 
-enum class Kind { kill, frozen, counted, duel, pair, interleaved };
+enum class Kind { kill, frozen, counted, cells, duel, pair, interleaved };
 
 struct Job {
     Kind kind;
@@ -62,6 +63,7 @@ struct Tally {
     std::uint64_t frozen = 0;
     std::uint64_t counted = 0;
     std::uint64_t factor_max_percent = 0;
+    std::uint64_t cell_access_max = 0;
 };
 
 std::string where(const Trace& trace, Point point) {
@@ -138,6 +140,31 @@ JobResult run_counted(const crash::Cases& cases, const Case& one, const Trace& t
     }
     text += finish_and_judge(one, child);
     return {text, static_cast<std::int64_t>(percent_max)};
+}
+
+// What the library promises an operation that runs alone: no more than 2n + 64 steps in a ring of n cells. Each of these
+// steps looks at a cell at least once, so the looks are counted, by the processor.
+constexpr std::uint64_t cell_access_limit(std::uint64_t cell_count) {
+    return 2 * cell_count + 64;
+}
+
+JobResult run_cells(const crash::Cases& cases, const Case& one, const Trace& trace, Point point) {
+    one.reset(frozen_variation);
+    Child child = Child::start(one.task, *one.mailbox);
+    std::string text = crash::reach(child, trace, point, compared(one), one.hooks);
+    if (!text.empty()) {
+        return {text, -2};
+    }
+    std::uint64_t access_max = 0;
+    for (const std::size_t i : one.counted) {
+        access_max = std::max(access_max, crash::count_accesses(cases.counted[i].second(), *cases.counted_mailbox,
+                                                                one.cells, cell_access_limit(one.cells.size())));
+        if (cases.counted_mailbox->failed != 0) {
+            text += "a survivor's " + cases.counted[i].first + ": " + cases.counted_mailbox->findings;
+        }
+    }
+    text += finish_and_judge(one, child);
+    return {text, static_cast<std::int64_t>(access_max)};
 }
 
 // The counted operations' instructions where nobody is frozen. Empty where one fails, which `text` tells.
@@ -281,6 +308,14 @@ void plan_case(const Case& one, const Tally& tally, std::size_t which, const Opt
             jobs.push_back({Kind::counted, which, {trace.classes[i].first, false}, 0, 0, 0});
         }
     }
+    if (!one.counted.empty() && !one.cells.empty()) {
+        for (const Point point :
+             points_of(trace, options, std::min(options.frozen_class_steps, 1U), options.cell_steps, salt * 100 + 99)) {
+            if (!point.asleep) {
+                jobs.push_back({Kind::cells, which, point, 0, 0, 0});
+            }
+        }
+    }
     for (std::size_t duel = 0; duel < one.duels.size(); ++duel) {
         jobs.push_back({Kind::duel, which, {0, false}, static_cast<unsigned>(duel), 0, 0});
     }
@@ -295,9 +330,10 @@ void plan_pairs(const PairCase& pair, std::size_t which, const Options& options,
             crash::count_steps(pair.second_task(i), *pair.second_mailbox, crash::steps_limit_default)));
     }
     crash::Random random(options.seed);
+    // A grid: each operation frozen with each other killed, equally often; where, is random.
     for (std::uint32_t run = 0; run < options.pair_runs; ++run) {
-        const std::size_t frozen = random.below(steps.size());
-        const std::size_t killed = random.below(steps.size());
+        const std::size_t frozen = run / steps.size() % steps.size();
+        const std::size_t killed = run % steps.size();
         const auto frozen_step = static_cast<std::uint32_t>(random.below(steps[frozen] + 1));
         const auto killed_step = static_cast<std::uint32_t>(random.below(steps[killed] + 1));
         jobs.push_back({Kind::pair, which, {frozen_step, false}, static_cast<unsigned>(frozen), killed, killed_step});
@@ -424,6 +460,7 @@ int run(const Options& options) {
             return run_frozen(cases.single[job.which], tallies[job.which].trace, job.point, job.variation);
         case Kind::counted:
             return run_counted(cases, cases.single[job.which], tallies[job.which].trace, job.point, alone);
+        case Kind::cells: return run_cells(cases, cases.single[job.which], tallies[job.which].trace, job.point);
         case Kind::duel: return run_duel(cases.single[job.which], job.variation);
         case Kind::pair: return run_pair(cases.pairs[job.which], job);
         case Kind::interleaved: return run_interleaved(cases.pairs[job.which], job);
@@ -462,6 +499,12 @@ int run(const Options& options) {
             tally.factor_max_percent =
                 std::max(tally.factor_max_percent, static_cast<std::uint64_t>(std::max<std::int64_t>(result.value, 0)));
             what = "frozen " + where(tally.trace, job.point) + ", others counted";
+            break;
+        case Kind::cells:
+            ++tally.counted;
+            tally.cell_access_max =
+                std::max(tally.cell_access_max, static_cast<std::uint64_t>(std::max<std::int64_t>(result.value, 0)));
+            what = "frozen " + where(tally.trace, job.point) + ", others' looks at cells counted";
             break;
         case Kind::duel:
             ++tally.frozen;
@@ -511,13 +554,14 @@ int run(const Options& options) {
         findings += tally.findings.size();
         runs += tally.kills + tally.frozen + tally.counted;
         if (json != nullptr) {
-            std::fprintf(json,
-                         "%s\n  {\"name\": %s, \"what\": %s, \"steps\": %u, \"classes\": %zu, \"kills\": %" PRIu64
-                         ", \"not_happened\": %" PRIu64 ", \"in_part\": %" PRIu64 ", \"done\": %" PRIu64
-                         ", \"frozen\": %" PRIu64 ", \"slowest_percent\": %" PRIu64 ", \"findings\": [",
-                         first ? "" : ",", json_text(name).c_str(), json_text(what).c_str(), tally.trace.steps(),
-                         tally.trace.classes.size(), tally.kills, tally.outcomes[0], tally.outcomes[1],
-                         tally.outcomes[2], tally.frozen + tally.counted, tally.factor_max_percent);
+            std::fprintf(
+                json,
+                "%s\n  {\"name\": %s, \"what\": %s, \"steps\": %u, \"classes\": %zu, \"kills\": %" PRIu64
+                ", \"not_happened\": %" PRIu64 ", \"in_part\": %" PRIu64 ", \"done\": %" PRIu64 ", \"frozen\": %" PRIu64
+                ", \"slowest_percent\": %" PRIu64 ", \"cell_accesses\": %" PRIu64 ", \"findings\": [",
+                first ? "" : ",", json_text(name).c_str(), json_text(what).c_str(), tally.trace.steps(),
+                tally.trace.classes.size(), tally.kills, tally.outcomes[0], tally.outcomes[1], tally.outcomes[2],
+                tally.frozen + tally.counted, tally.factor_max_percent, tally.cell_access_max);
             for (std::size_t i = 0; i < tally.findings.size(); ++i) {
                 std::fprintf(json, "%s%s", i == 0 ? "" : ", ", json_text(tally.findings[i]).c_str());
             }
@@ -588,7 +632,8 @@ int main(int argument_count, char** arguments) {
             options.full = true;
             options.kill_steps = 200;
             options.frozen_steps = 200;
-            options.pair_runs = 400;
+            options.pair_runs = 2560;
+            options.cell_steps = 200;
             options.interleaved_runs = 600;
             options.counted_points = UINT32_MAX;
         } else if (argument == "--cases") {
@@ -615,6 +660,7 @@ int main(int argument_count, char** arguments) {
             options.pair_runs = 20;
             options.interleaved_runs = 8;
             options.counted_points = 1;
+            options.cell_steps = 2;
         } else if (argument == "--pair-runs") {
             options.pair_runs = number();
         } else if (argument == "--interleaved-runs") {
