@@ -153,7 +153,8 @@ public:
 
     /// Looks for members that died, now, and gives back what they held.
     /// Progress: one system call a member; reaping takes time proportional to the cells and words.
-    /// If the caller dies here: another member does what is left. [crash: domain_reap]
+    /// If the caller dies here: another member does what is left.
+    /// [crash: domain_reap, domain_reap_nobody, domain_two_at_once]
     ReapReport reap() noexcept;
 
     /// From now on the last member that leaves leaves the names.

@@ -32,6 +32,8 @@ enum class Way : unsigned {
     continued_with_newcomer, // the same, and the victim goes on
     killed_and_left,         // the keeper leaves while it stands there; who joins then judges
     continued_and_left,      // the same, and the victim goes on
+    killed_after_reaping,    // the keeper reaps and works while it stands there
+    continued_after_reaping, // the same, and the victim goes on
     count
 };
 constexpr std::array<const char*, static_cast<unsigned>(Way::count)> way_names{
@@ -40,22 +42,30 @@ constexpr std::array<const char*, static_cast<unsigned>(Way::count)> way_names{
     "killed, after a newcomer joined beside it",
     "went on, after a newcomer joined beside it",
     "killed, after the keeper left beside it",
-    "went on, after the keeper left beside it"};
+    "went on, after the keeper left beside it",
+    "killed, after the keeper reaped beside it",
+    "went on, after the keeper reaped beside it"};
+
+bool is_killed(Way way) {
+    return way != Way::continued_with_newcomer && way != Way::continued_and_left && way != Way::continued_after_reaping;
+}
 
 struct Options {
     bool full = false;
+    bool every_call = false;
     bool stop_at_first = false;
     bool verbose = false;
     std::uint64_t seed = 20261123;
-    std::uint32_t random_places = 12;
+    std::uint32_t random_places = 6;
     std::uint32_t ways_per_class = 2;
+    std::uint32_t pair_rounds = 1; // of the grid of two operations
     unsigned jobs = 0;
     std::vector<std::string> cases;
     std::string json;
     std::string at; // CLASS:WAY
 };
 
-enum Role : unsigned { keeper, victim, dying, newcomer, role_count };
+enum Role : unsigned { keeper, victim, dying, newcomer, other, bystander, role_count };
 enum class Order : std::uint32_t { judge, leave, use_mapped };
 
 /// Memory that the processes of a run share beside the domain.
@@ -70,6 +80,11 @@ public:
     [[nodiscard]] Facts& facts() const { return *reinterpret_cast<Facts*>(region_.data() + role_count * 2048); }
     [[nodiscard]] Order& order() const {
         return *reinterpret_cast<Order*>(region_.data() + role_count * 2048 + sizeof(Facts));
+    }
+
+    /// Whether what stands before its second part has something to do there, beside a victim that stands still.
+    [[nodiscard]] bool& works_beside() const {
+        return *reinterpret_cast<bool*>(region_.data() + role_count * 2048 + sizeof(Facts) + sizeof(Order));
     }
 
 private:
@@ -109,7 +124,10 @@ void remove_all(const std::string& prefix) {
 /// One run: a domain of its own, and the processes in it.
 class Run {
 public:
-    explicit Run(const DomainCase& definition) : case_(definition), name_(new_domain_name()), names_(geteuid(), name_) {
+    /// With a second one, its operation is about to begin too.
+    explicit Run(const DomainCase& definition, const DomainCase* second = nullptr)
+        : case_(definition), name_(new_domain_name()), names_(geteuid(), name_) {
+        const DomainCase& with_dead = case_.has_dead || second == nullptr ? case_ : *second;
         board().clear();
         if (case_.has_keeper) {
             children_[keeper].emplace(start(keeper, [this](Member& me) {
@@ -120,8 +138,8 @@ public:
                 }
             }));
         }
-        if (case_.has_dead) {
-            children_[dying].emplace(start(dying, case_.dead_prepare));
+        if (with_dead.has_dead) {
+            children_[dying].emplace(start(dying, with_dead.dead_prepare));
         }
         children_[victim].emplace(Child::start(task(victim, case_.prepare, case_.operation,
                                                     [this](Member& me) {
@@ -133,7 +151,12 @@ public:
                                                     }),
                                                board().box(victim)));
         expect_started(victim);
-        if (case_.has_dead) {
+        if (second != nullptr) {
+            children_[other].emplace(
+                Child::start(task(other, second->prepare, second->operation, {}), board().box(other)));
+            expect_started(other);
+        }
+        if (with_dead.has_dead) {
             children_[dying]->kill();
         }
     }
@@ -185,13 +208,56 @@ public:
             board().order() = Order::leave;
             finish(keeper);
         }
-        const bool is_killed = way != Way::continued_with_newcomer && way != Way::continued_and_left;
-        if (is_killed) {
+        if ((way == Way::killed_after_reaping || way == Way::continued_after_reaping) && case_.has_keeper) {
+            prepare_order(board().facts().registry_id, true);
+            board().works_beside() = true;
+            children_[keeper]->run_to_return();
+            board().works_beside() = false;
+        }
+        if (is_killed(way)) {
             children_[victim]->kill();
         } else {
             finish(victim);
         }
         judge_after(way != Way::killed);
+        return text_;
+    }
+
+    /// The victim is stopped somewhere, and the other killed somewhere; others go on, then the victim does, then all judge.
+    std::string play_pair(const std::array<std::uint32_t, 2>& calls, const std::array<std::uint32_t, 2>& steps) {
+        const auto bring = [&](Role role, std::size_t which) {
+            if (text_.empty()) {
+                const std::string trouble = crash::advance(*children_[role], calls[which], steps[which]);
+                text_ += trouble.empty() ? "" : std::string(role_name(role)) + ": " + trouble + "\n";
+            }
+        };
+        bring(victim, 0);
+        bring(other, 1);
+        if (!text_.empty()) {
+            return text_;
+        }
+        children_[other]->kill();
+        const bool is_locked = crash::is_locked(weir::segment_path(names_.lock()), 0);
+        Mailbox& box = board().box(bystander);
+        crash::run_apart(box, [this, is_locked](Mailbox& inner) {
+            Member passer_by(name_, board().facts(), inner);
+            try {
+                passer_by.join();
+            } catch (const std::system_error& error) {
+                inner.expect(is_locked && error.code() == weir::errc::busy, error.what());
+                return;
+            }
+            passer_by.use_everything();
+            passer_by.leave();
+        });
+        if (box.failed != 0) {
+            text_ += std::string("who came by: ") + box.findings;
+        }
+        if (!has_name()) {
+            text_ += "the registry has lost its name, and has a member\n";
+        }
+        finish(victim);
+        judge_after(true);
         return text_;
     }
 
@@ -227,7 +293,12 @@ private:
 
     /// A process that does its first part, and stands there until it is finished: then it does as ordered.
     [[nodiscard]] Child start(Role role, const crash::MemberWork& prepare) {
-        Child child = Child::start(task(role, prepare, {},
+        const crash::MemberWork beside = [](Member& me) {
+            if (board().works_beside() && me.domain) {
+                me.work_beside(board().order() == Order::use_mapped);
+            }
+        };
+        Child child = Child::start(task(role, prepare, beside,
                                         [](Member& me) {
                                             if (!me.domain) {
                                                 me.join();
@@ -253,8 +324,8 @@ private:
     }
 
     [[nodiscard]] static const char* role_name(Role role) {
-        constexpr std::array<const char*, role_count> names{"the keeper", "the victim", "who died before",
-                                                            "the newcomer"};
+        constexpr std::array<const char*, role_count> names{"the keeper",   "the victim", "who died before",
+                                                            "the newcomer", "the other",  "who came by"};
         return names[role];
     }
 
@@ -384,6 +455,11 @@ struct Job {
     Place place;
     Way way;
     int number; // of the class, or -1: a random place
+    // Two at once: the other's case, and where both are stopped.
+    bool is_pair = false;
+    std::size_t second = 0;
+    std::array<std::uint32_t, 2> calls{};
+    std::array<std::uint32_t, 2> steps{};
 };
 
 struct Tally {
@@ -420,10 +496,6 @@ std::string describe(const Pass& pass, const Job& job) {
     return text;
 }
 
-bool is_killed(Way way) {
-    return way != Way::continued_with_newcomer && way != Way::continued_and_left;
-}
-
 void plan(const DomainCase& one, const Pass& pass, std::size_t which, const Options& options, std::vector<Job>& jobs) {
     std::uint64_t salt = options.seed;
     for (const char c : one.name) {
@@ -437,7 +509,18 @@ void plan(const DomainCase& one, const Pass& pass, std::size_t which, const Opti
             jobs.push_back(
                 {which, pass.classes[number], static_cast<Way>(way++ % way_count), static_cast<int>(number)});
         }
-        way += options.full ? 0 : 1; // neighbours get other ways
+        way += options.full ? 0 : 1; // another one begins in the next class
+    }
+    if (options.full || options.every_call) {
+        // Behind each system call, where what it has told is about to be used: those who go on, beside others.
+        for (std::uint32_t call = 0; call <= pass.calls.size(); ++call) {
+            for (const Way beside :
+                 {Way::continued_with_newcomer, Way::continued_and_left, Way::continued_after_reaping}) {
+                if (beside == Way::continued_with_newcomer || one.has_keeper) {
+                    jobs.push_back({which, {call, 0, 0}, beside, -1});
+                }
+            }
+        }
     }
     for (const Place& place : crash::random_places(pass, options.random_places, salt)) {
         jobs.push_back({which, place, static_cast<Way>(way++ % way_count), -1});
@@ -474,6 +557,33 @@ std::string json_text(const std::string& text) {
         }
     }
     return out + "\"";
+}
+
+void plan_pairs(const std::vector<DomainCase>& cases, const std::vector<Tally>& tallies, const Options& options,
+                std::vector<Job>& jobs) {
+    crash::Random random(options.seed);
+    const std::vector<std::string>& names = crash::domain_pair_operations();
+    for (std::uint32_t round = 0; round < options.pair_rounds; ++round) {
+        for (std::size_t cell = 0; cell < names.size() * names.size(); ++cell) {
+            Job job{};
+            job.is_pair = true;
+            const std::array<const std::string*, 2> wanted{&names[cell / names.size()], &names[cell % names.size()]};
+            for (std::size_t i = 0; i < 2; ++i) {
+                const auto found = std::ranges::find(cases, *wanted[i], &DomainCase::name);
+                const auto which = static_cast<std::size_t>(found - cases.begin());
+                (i == 0 ? job.which : job.second) = which;
+                const Pass& pass = tallies[which].pass;
+                if (pass.lengths.empty()) {
+                    return; // it could not be recorded, which was said
+                }
+                // beside another it may make a few calls more
+                job.calls[i] = static_cast<std::uint32_t>(random.below(pass.calls.size() + 4));
+                const std::uint32_t length = job.calls[i] < pass.lengths.size() ? pass.lengths[job.calls[i]] : 1;
+                job.steps[i] = static_cast<std::uint32_t>(random.below(length + 1));
+            }
+            jobs.push_back(job);
+        }
+    }
 }
 
 int report(const std::vector<DomainCase>& cases, const std::vector<Tally>& tallies, const Options& options) {
@@ -532,10 +642,15 @@ int run(const Options& options) {
     name_prefix();
     crash::bind_to_processor(0);
     std::vector<DomainCase> cases = crash::domain_cases();
+    const auto is_wanted = [&](const std::string& name) {
+        return options.cases.empty() || std::ranges::find(options.cases, name) != options.cases.end();
+    };
+    const bool wants_pairs = is_wanted(crash::domain_pair_name);
+    const std::vector<std::string>& paired = crash::domain_pair_operations();
     std::erase_if(cases, [&](const DomainCase& one) {
-        return !options.cases.empty() && std::ranges::find(options.cases, one.name) == options.cases.end();
+        return !is_wanted(one.name) && !(wants_pairs && std::ranges::find(paired, one.name) != paired.end());
     });
-    std::vector<Tally> tallies(cases.size());
+    std::vector<Tally> tallies(cases.size() + 1); // the last one is the pairs'
     std::vector<Job> jobs;
     for (std::size_t i = 0; i < cases.size(); ++i) {
         Pass& pass = tallies[i].pass;
@@ -553,7 +668,9 @@ int run(const Options& options) {
             }
         }
         if (options.at.empty()) {
-            plan(cases[i], pass, i, options, jobs);
+            if (is_wanted(cases[i].name)) {
+                plan(cases[i], pass, i, options, jobs);
+            }
             continue;
         }
         unsigned number = 0;
@@ -563,6 +680,9 @@ int run(const Options& options) {
             jobs.push_back({i, pass.classes[number], static_cast<Way>(way % static_cast<unsigned>(Way::count)),
                             static_cast<int>(number)});
         }
+    }
+    if (wants_pairs && options.at.empty()) {
+        plan_pairs(cases, tallies, options, jobs);
     }
     if (options.stop_at_first) {
         crash::Random random(options.seed);
@@ -574,7 +694,8 @@ int run(const Options& options) {
         jobs.size(), options.jobs != 0 ? options.jobs : crash::processor_count(), [] { board().make_own(); },
         [&](std::size_t index) {
             const Job& job = jobs[index];
-            return run_job(cases[job.which], tallies[job.which].pass, job);
+            return job.is_pair ? JobResult{Run(cases[job.which], &cases[job.second]).play_pair(job.calls, job.steps), 0}
+                               : run_job(cases[job.which], tallies[job.which].pass, job);
         },
         options.stop_at_first);
     remove_all("weir+" + std::to_string(geteuid()) + "+" + name_prefix()); // of workers that did not get there
@@ -585,6 +706,17 @@ int run(const Options& options) {
         const JobResult& result = results[index];
         if (result.value == -1 && result.text.empty() && options.stop_at_first) {
             continue; // not run
+        }
+        if (job.is_pair) {
+            ++tallies.back().kills;
+            if (!result.text.empty()) {
+                tallies.back().findings.push_back(cases[job.which].name + " stopped " + std::to_string(job.steps[0]) +
+                                                  " steps behind system call " + std::to_string(job.calls[0]) + ", " +
+                                                  cases[job.second].name + " killed " + std::to_string(job.steps[1]) +
+                                                  " steps behind system call " + std::to_string(job.calls[1]) + ": " +
+                                                  result.text);
+            }
+            continue;
         }
         Tally& tally = tallies[job.which];
         ++(is_killed(job.way) ? tally.kills : tally.frozen);
@@ -604,12 +736,29 @@ int run(const Options& options) {
             check_stages(cases[i], tallies[i], stages[i]);
         }
     }
+    // Only the grid's operations were recorded for it, so they are not reported where nobody asked for them.
+    for (std::size_t i = cases.size(); i-- > 0;) {
+        if (!is_wanted(cases[i].name) && tallies[i].findings.empty()) {
+            cases.erase(cases.begin() + static_cast<std::ptrdiff_t>(i));
+            tallies.erase(tallies.begin() + static_cast<std::ptrdiff_t>(i));
+        }
+    }
+    if (wants_pairs) {
+        DomainCase pairs;
+        pairs.name = crash::domain_pair_name;
+        pairs.what = "two processes in two of these operations: one frozen and one killed";
+        cases.push_back(pairs);
+    } else {
+        tallies.pop_back();
+    }
     return report(cases, tallies, options);
 }
 
 [[noreturn]] void usage(const char* program) {
     std::fprintf(stderr,
-                 "usage: %s [--list] [--full] [--few] [--cases A,B] [--seed N] [--jobs N] [--random-places N]\n"
+                 "usage: %s [--list] [--full] [--few] [--every-call] [--all-ways] [--cases A,B] [--seed N] [--jobs N] "
+                 "[--random-places N]\n"
+                 "       [--pair-rounds N]\n"
                  "       [--json FILE] [--stop-at-first] [--verbose] [--at CLASS:WAY]\n",
                  program);
     std::exit(2);
@@ -633,10 +782,16 @@ int main(int argument_count, char** arguments) {
             for (const DomainCase& one : cases) {
                 std::printf("%s\n", one.name.c_str());
             }
+            std::printf("%s\n", crash::domain_pair_name);
             return 0;
         } else if (argument == "--full") {
             options.full = true;
             options.random_places = 200;
+            options.pair_rounds = 20;
+        } else if (argument == "--every-call") {
+            options.every_call = true;
+        } else if (argument == "--all-ways") {
+            options.ways_per_class = static_cast<std::uint32_t>(Way::count);
         } else if (argument == "--few") {
             options.ways_per_class = 1;
             options.random_places = 4;
@@ -653,6 +808,8 @@ int main(int argument_count, char** arguments) {
             options.jobs = number();
         } else if (argument == "--random-places") {
             options.random_places = number();
+        } else if (argument == "--pair-rounds") {
+            options.pair_rounds = number();
         } else if (argument == "--json") {
             options.json = value();
         } else if (argument == "--at") {
@@ -666,7 +823,7 @@ int main(int argument_count, char** arguments) {
         }
     }
     for (const std::string& wanted : options.cases) {
-        if (std::ranges::find(cases, wanted, &DomainCase::name) == cases.end()) {
+        if (wanted != crash::domain_pair_name && std::ranges::find(cases, wanted, &DomainCase::name) == cases.end()) {
             std::fprintf(stderr, "there is no case %s; --list names them\n", wanted.c_str());
             return 2;
         }

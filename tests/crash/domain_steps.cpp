@@ -100,7 +100,11 @@ void Visible::map(const std::string& name) {
 
 void Visible::map_listed() {
     for (const std::uint64_t inode : registries_) {
-        const weir::Registry registry(mapped_.at(inode).segment.bytes());
+        const std::span<std::byte> bytes = mapped_.at(inode).segment.bytes();
+        if (reinterpret_cast<const weir::RegistryState*>(bytes.data())->id == 0) {
+            continue; // no registry yet, though it should be: who judges will say so
+        }
+        const weir::Registry registry(bytes);
         const auto map_all = [&](const weir::Directory& directory, weir::SegmentKind kind) {
             for (unsigned place = 0; place < directory.size() && directory.entry(place) != 0; ++place) {
                 const std::string name =
@@ -182,19 +186,44 @@ private:
     std::unordered_map<std::uintptr_t, bool> known_;
 };
 
-// One instruction, or one call into the kernel's page. Its system call's number, or -1.
-long step_once(Child& child, Instructions& instructions) {
-    const user_regs_struct registers = registers_of(child);
-    const bool is_call = instructions.is_system_call(child, registers.rip);
-    if (child.step() == Stop::stepped) {
-        child.leave_kernel_page();
-    }
-    return is_call ? static_cast<long>(registers.rax) : -1;
+// Whether the kernel's page may be here: near the stack, at the top. Saves the engine's closer look at most steps.
+bool may_be_kernel_page(std::uintptr_t pc) {
+    return pc >> 34 == 0x1fff;
 }
 
-bool is_at_end(const Child& child) {
-    return child.stop() != Stop::stepped || child.pc() == reinterpret_cast<std::uintptr_t>(crash_operation_exit);
-}
+// A child that is stepped; its registers are read once a step.
+class Walk {
+public:
+    explicit Walk(Child& child) : child_(child) { look(); }
+
+    [[nodiscard]] std::uintptr_t pc() const { return registers_.rip; }
+    [[nodiscard]] bool is_at_end() const {
+        return child_.stop() != Stop::stepped || pc() == reinterpret_cast<std::uintptr_t>(crash_operation_exit);
+    }
+    /// The number of the system call that is the next instruction, or -1.
+    [[nodiscard]] long next_call() {
+        return instructions_.is_system_call(child_, pc()) ? static_cast<long>(registers_.rax) : -1;
+    }
+    /// One instruction, or one call into the kernel's page.
+    void step() {
+        child_.step();
+        look();
+        if (child_.stop() == Stop::stepped && may_be_kernel_page(pc()) && child_.leave_kernel_page()) {
+            look();
+        }
+    }
+
+private:
+    void look() {
+        if (child_.stop() == Stop::stepped) {
+            registers_ = registers_of(child_);
+        }
+    }
+
+    Child& child_;
+    Instructions instructions_;
+    user_regs_struct registers_{};
+};
 
 // Resumes the child up to its next system call's begin or end. Whether it got there.
 bool run_to_call(const Child& child) {
@@ -215,16 +244,17 @@ bool run_to_call(const Child& child) {
 
 Pass record(Child& child, Visible& seen, const OnCall& on_call) {
     Pass pass;
-    Instructions instructions;
+    Walk walk(child);
     pass.classes.push_back({});
     pass.causes.emplace_back("before the operation");
     pass.lengths.push_back(0);
     std::vector<std::uintptr_t> writers; // of the classes that an instruction made
     std::vector<std::size_t> written;
     Place at;
-    while (!is_at_end(child)) {
-        const std::uintptr_t pc = child.pc();
-        const long number = step_once(child, instructions);
+    while (!walk.is_at_end()) {
+        const std::uintptr_t pc = walk.pc();
+        const long number = walk.next_call();
+        walk.step();
         ++pass.steps;
         ++pass.lengths.back();
         bool changed = false;
@@ -294,27 +324,47 @@ std::string reach(Child& child, const Pass& pass, const Place& place, const weir
         return {};
     }
     Visible seen(names);
-    Instructions instructions;
+    Walk walk(child);
     // as many steps more as differ by what is printed into names
     constexpr std::uint32_t slack = 5'000;
     const std::uint32_t limit = pass.lengths[place.calls] + slack;
     std::uint32_t steps = 0;
     for (std::uint32_t changes = 0; changes < place.changes; ++steps) {
-        if (is_at_end(child) || steps > limit) {
+        if (walk.is_at_end() || steps > limit) {
             return "diverged: there is no such change after " + where(place);
         }
-        if (instructions.is_system_call(child, child.pc()) && counts(static_cast<long>(registers_of(child).rax))) {
+        if (const long number = walk.next_call(); number >= 0 && counts(number)) {
             return "diverged: a system call comes before the change, after " + where(place);
         }
-        step_once(child, instructions);
+        walk.step();
         changes += seen.look_at_bytes() ? 1U : 0U;
     }
     // Where the way is a few steps shorter this time, it stands before the next system call, or at the end.
-    for (std::uint32_t step = 0; step < place.steps && !is_at_end(child); ++step) {
-        if (instructions.is_system_call(child, child.pc()) && counts(static_cast<long>(registers_of(child).rax))) {
+    for (std::uint32_t step = 0; step < place.steps && !walk.is_at_end(); ++step) {
+        if (const long number = walk.next_call(); number >= 0 && counts(number)) {
             break;
         }
-        step_once(child, instructions);
+        walk.step();
+    }
+    return child.stop() == Stop::stepped ? "" : std::string("on its way the child ") + name_of(child.stop());
+}
+
+std::string advance(Child& child, std::uint32_t calls, std::uint32_t steps) {
+    ptrace(PTRACE_SETOPTIONS, child.pid(), nullptr, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
+    const auto is_over = [&child] { return child.mailbox().phase >= phase::returned; };
+    for (std::uint32_t call = 0; call < calls;) {
+        if (!run_to_call(child)) {
+            return is_over() ? "" : "it did not get to its next system call";
+        }
+        const long number = static_cast<long>(registers_of(child).orig_rax);
+        if (!run_to_call(child)) {
+            return is_over() ? "" : "it did not come back from a system call";
+        }
+        call += counts(number) ? 1U : 0U;
+    }
+    Walk walk(child);
+    for (std::uint32_t step = 0; step < steps && !walk.is_at_end(); ++step) {
+        walk.step();
     }
     return child.stop() == Stop::stepped ? "" : std::string("on its way the child ") + name_of(child.stop());
 }

@@ -81,6 +81,10 @@ Pass record(Child& child, Visible& seen, const OnCall& on_call = {});
 std::string reach(Child& child, const Pass& pass, const Place& place, const weir::DomainNames& names,
                   const OnCall& on_call = {});
 
+/// Runs a child so many system calls that count, and then so many steps; less, where its operation is over before. What
+/// was wrong, or "".
+std::string advance(Child& child, std::uint32_t calls, std::uint32_t steps);
+
 /// So many steps that are spread evenly over the pass at random.
 std::vector<Place> random_places(const Pass& pass, std::uint32_t count, std::uint64_t seed);
 

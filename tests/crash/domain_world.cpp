@@ -220,6 +220,15 @@ void Member::check_all() {
     }
 }
 
+void Member::work_beside(bool is_unnamed) {
+    try {
+        box.expect(!domain->reap().error, "reaping failed");
+        is_unnamed ? use_mapped() : use_everything();
+    } catch (const std::exception& thrown) {
+        box.fail("exception: %s", thrown.what());
+    }
+}
+
 void Member::use_mapped() {
     if (domain->reap().error) {
         box.fail("reaping in a domain without names");
@@ -237,6 +246,7 @@ void Member::judge() {
         }
         box.expect(round == 0 || report.dead_count == 0, "somebody is dead again after reaping");
     }
+    box.expect(domain->membership().is_alive(), "who judges was reaped alive");
     if (facts.must_be_same != 0 && !is_same_domain()) {
         box.fail("the domain is another one, though its registry was there when it was left");
     }
@@ -488,6 +498,19 @@ DomainCase reap_case() {
     return it;
 }
 
+DomainCase reap_nobody_case() {
+    DomainCase it;
+    it.name = "domain_reap_nobody";
+    it.what = "a member looks for the dead, and nobody is dead";
+    it.prepare = join_only;
+    it.operation = [](Member& me) { me.reaped = me.domain->reap(); };
+    it.afterwards = [](Member& me) {
+        me.box.expect(!me.reaped.error && me.reaped.ended_count == 0, "somebody was reaped who is not dead");
+        use_and_leave(me);
+    };
+    return it;
+}
+
 DomainCase recheck_case() {
     DomainCase it;
     it.name = "recheck";
@@ -559,11 +582,18 @@ DomainCase remove_forced_case() {
 
 } // namespace
 
+const std::vector<std::string>& domain_pair_operations() {
+    static const std::vector<std::string> names{"domain_join",        "domain_join_reaps", "domain_leave",
+                                                "domain_create_pool", "domain_open_pool",  "domain_create_port",
+                                                "domain_open_port",   "domain_reap"};
+    return names;
+}
+
 std::vector<DomainCase> domain_cases() {
-    std::vector<DomainCase> all{join_first_case(), join_case(),         join_reaps_case(), leave_case(),
-                                leave_last_case(), create_pool_case(),  open_pool_case(),  create_port_case(),
-                                open_port_case(),  publish_case(),      reap_case(),       recheck_case(),
-                                remove_case(),     remove_forced_case()};
+    std::vector<DomainCase> all{join_first_case(), join_case(),        join_reaps_case(),   leave_case(),
+                                leave_last_case(), create_pool_case(), open_pool_case(),    create_port_case(),
+                                open_port_case(),  publish_case(),     reap_case(),         reap_nobody_case(),
+                                recheck_case(),    remove_case(),      remove_forced_case()};
     for (DomainCase& one : all) {
         one.operation = guarded(one.operation);
     }

@@ -59,6 +59,8 @@ public:
     void use_everything();
     /// The oracles: reaps, looks at all, uses everything, and looks again.
     void judge();
+    /// Reaps and uses everything, or what is mapped, while another stands still somewhere.
+    void work_beside(bool is_unnamed);
     /// For who is in a domain that has lost its names: what is mapped goes on.
     void use_mapped();
 
@@ -106,5 +108,9 @@ struct DomainCase {
 };
 
 [[nodiscard]] std::vector<DomainCase> domain_cases();
+
+/// The operations, by their cases' names, that meet each other two at a time.
+inline constexpr const char* domain_pair_name = "domain_two_at_once";
+[[nodiscard]] const std::vector<std::string>& domain_pair_operations();
 
 } // namespace crash

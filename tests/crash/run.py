@@ -2,7 +2,7 @@
 """The kill harness: runs its cases, and proves on seeded mistakes that it finds something.
 
     run.py --quick --program build/.../crash_o2        one built program, with samples of the steps
-    run.py --seeds --program ... --engine ...          seeds alone, on -O2 of one compiler
+    run.py --seeds --program ... --domain-program ... --engine ...     seeds alone, on -O2 of one compiler
     run.py --full [--write-docs] [--keep FOLDER]       gcc and clang, -O0 and -O2, all steps, all seeds
 
 A full run takes the better part of an hour. With --keep, what a build had to report is kept in that folder, and a later
@@ -92,8 +92,8 @@ def build(compiler, level, folder, jobs):
     library = sorted((ROOT / "lib").glob("*.cpp"))
     objects = compile_all(compiler, flags, [*own.values(), *library], folder, jobs)
     of_own = dict(zip(own, objects))
-    return [link(compiler, [*(of_own[name] for name in names), *objects[len(own):]], folder / program)
-            for program, names in PROGRAMS.items()]
+    return {program: link(compiler, [*(of_own[name] for name in names), *objects[len(own):]], folder / program)
+            for program, names in PROGRAMS.items()}
 
 
 def names_of(program):
@@ -127,8 +127,12 @@ def seed_arguments(seed, jobs):
     return ["--cases", seed["cases"], "--jobs", str(jobs), *seed.get("arguments", [])]
 
 
-def build_mistaken(apply, compiler, engine, folder, jobs):
-    """The harness with a changed library; `apply` changes the copy."""
+def program_of(seed):
+    return seed.get("program", "crash")
+
+
+def build_mistaken(apply, compiler, engine, folder, jobs, programs=tuple(PROGRAMS)):
+    """The harness with a changed library; `apply` changes the copy. `engine` is what knows nothing of the library."""
     root = folder / "tree"
     for part in ("include", "lib"):
         shutil.copytree(ROOT / part, root / part)
@@ -139,8 +143,13 @@ def build_mistaken(apply, compiler, engine, folder, jobs):
     both = folder / "world_and_cases.cpp"
     both.write_text('#include "world.cpp"\n#include "cases.cpp"\n')
     flags = ["-O2", "-I", HERE, "-I", root / "include"]
-    objects = compile_all(compiler, flags, [both, *sorted((root / "lib").glob("*.cpp"))], folder, jobs)
-    return link(compiler, [*objects, *engine], folder / "crash")
+    sources = {"crash": [both], "crash_domain": [HERE / name for name in PROGRAMS["crash_domain"][:-1]]}
+    own = [source for program in programs for source in sources[program]]
+    objects = compile_all(compiler, flags, [*own, *sorted((root / "lib").glob("*.cpp"))], folder, jobs)
+    of_own = dict(zip(own, objects))
+    main = {"crash": engine, "crash_domain": [part for part in engine if "engine" in pathlib.Path(part).name]}
+    return {program: link(compiler, [*(of_own[source] for source in sources[program]), *objects[len(own):],
+                                     *main[program]], folder / program) for program in programs}
 
 
 def first_finding(cases):
@@ -150,8 +159,9 @@ def first_finding(cases):
     return "", ""
 
 
-def try_seed(number, seed, program, folder, jobs):
+def try_seed(number, seed, programs, folder, jobs):
     """Looks whether a mistake is found. Returns whether, by which case, and what."""
+    program = programs[program_of(seed)]
     started = time.monotonic()
     report = folder / "report.json"
     report.unlink(missing_ok=True)
@@ -166,11 +176,11 @@ def try_seed(number, seed, program, folder, jobs):
     return caught, case, finding
 
 
-def stays_clean(program, seeds, jobs):
+def stays_clean(programs, seeds, jobs):
     """Whether the library as it is has nothing to find in the very runs that find the seeds."""
     good = True
-    for arguments in sorted({tuple(seed_arguments(seed, jobs)) for seed in seeds}):
-        result = run_logged([program, *arguments])
+    for program, *arguments in sorted({(program_of(seed), *seed_arguments(seed, jobs)) for seed in seeds}):
+        result = run_logged([programs[program], *arguments])
         good = good and result.returncode == 0
         say(f"{'clean' if result.returncode == 0 else 'NOT CLEAN'} without a mistake: {' '.join(arguments)}")
         if result.returncode != 0:
@@ -241,11 +251,12 @@ def seeds_alone(options):
             say(probe.stdout)
             return SKIPPED
         # One build in which each mistake can be chosen. A seed without arguments of its own does what --quick does.
-        program = build_mistaken(seed_table.apply_all, shlex.split(options.compiler), options.engine, folder,
-                                 options.jobs)
-        caught = [try_seed(number, seed, program, folder, options.jobs)[0]
+        mistaken = build_mistaken(seed_table.apply_all, shlex.split(options.compiler), options.engine, folder,
+                                  options.jobs)
+        caught = [try_seed(number, seed, mistaken, folder, options.jobs)[0]
                   for number, seed in enumerate(seed_table.SEEDS, 1)]
-        clean = stays_clean(options.program, [seed for seed in seed_table.SEEDS if "arguments" in seed], options.jobs)
+        clean = stays_clean({"crash": options.program, "crash_domain": options.domain_program},
+                            [seed for seed in seed_table.SEEDS if "arguments" in seed], options.jobs)
         say(f"{sum(caught)} of {len(caught)} seeded mistakes found")
         return 0 if clean and all(caught) else 1
 
@@ -257,8 +268,9 @@ def seeds_one_by_one(compiler, engine, clean, folder, jobs):
     for seed in seed_table.SEEDS:
         place = folder / seed["name"]
         try:
-            program = build_mistaken(lambda root: seed_table.apply(seed, root), compiler, engine, place, jobs)
-            found[seed["name"]] = try_seed(0, seed, program, place, jobs)
+            mistaken = build_mistaken(lambda root: seed_table.apply(seed, root), compiler, engine, place, jobs,
+                                      [program_of(seed)])
+            found[seed["name"]] = try_seed(0, seed, mistaken, place, jobs)
         except Broken as error:
             found[seed["name"]] = (False, "", "")
             say(f"BROKEN: {error}")
@@ -295,7 +307,7 @@ def kept(options, name, mark, make, is_good):
 
 def full_cases(options, compiler, level, folder):
     """All cases of one build: their report."""
-    programs = build(compiler, level, folder, options.jobs)
+    programs = build(compiler, level, folder, options.jobs).values()
     if not check_names(programs):
         raise Broken("cases.txt is to be mended first")
     cases = []
@@ -340,10 +352,10 @@ def full(options):
 
         def seeds():
             base = folder / f"{first[0]}-O2"
-            if not (base / "crash").exists():
+            clean = {program: base / program for program in PROGRAMS}
+            if not all(path.exists() for path in clean.values()):
                 build(first, "2", base, options.jobs)
-            return seeds_one_by_one(first, [base / "engine.o", base / "main.o"], base / "crash", folder / "seeds",
-                                    options.jobs)
+            return seeds_one_by_one(first, [base / "engine.o", base / "main.o"], clean, folder / "seeds", options.jobs)
 
         say(f"\n== seeded mistakes, {first[0]} -O2")
         good, found = kept(options, "seeds", fingerprint(options, first, "2", HERE / "seeds.py"), seeds,
@@ -372,12 +384,13 @@ def full(options):
 def how_found(finding):
     """In which kind of run: what a finding begins with, see main.cpp."""
     start = finding.split(":")[0]
-    for kind, text in (("killed", "killed"), ("frozen", "frozen"), ("against", "in turns with an opponent")):
+    for kind, text in (("killed", "killed"), ("frozen", "frozen"), ("went on", "frozen"),
+                       ("against", "in turns with an opponent")):
         if start.startswith(kind):
             return text
     if " in turns, seed " in start:
         return "two in turns"
-    return "one frozen, one killed" if " killed after step " in start else "undisturbed"
+    return "one frozen, one killed" if " killed " in start else "undisturbed"
 
 
 def revision():
@@ -419,8 +432,10 @@ def tables(compilers, reports, found, unit, seed_number):
     lines.append(f"| all | | | | {sum(case['kills'] for case in every):,} | | "
                  f"{sum(case['frozen'] for case in every):,} | | {sum(len(case['findings']) for case in every):,} |")
     slowest = max(case["slowest_percent"] for cases in reports.values() for case in cases)
+    cell_accesses = max(case.get("cell_accesses", 0) for cases in reports.values() for case in cases)
     lines += ["", f"A survivor beside a frozen process never needed more than {slowest / 100:.1f} times the "
-              "instructions that the same operation takes alone.", "",
+              "instructions that the same operation takes alone, and never looked at a ring's cells more than "
+              f"{cell_accesses} times, where 2n + 64 (72, in a ring of 4 cells) is the bound.", "",
               "| seeded mistake | found by |" + (" unit tests |" if unit else ""),
               "|---|---|" + ("---|" if unit else "")]
     for seed in seed_table.SEEDS:
@@ -446,6 +461,7 @@ def main():
     mode.add_argument("--seeds", action="store_true")
     mode.add_argument("--full", action="store_true")
     parser.add_argument("--program", type=pathlib.Path, help="a built harness")
+    parser.add_argument("--domain-program", type=pathlib.Path, help="for --seeds: the harness of named domains")
     parser.add_argument("--level", choices=sorted(QUICK), default="2", help="what --program was optimised with")
     parser.add_argument("--engine", type=pathlib.Path, nargs="+", help="the harness's own parts, as static libraries")
     parser.add_argument("--compiler", default="g++", help="for --seeds")

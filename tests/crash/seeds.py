@@ -195,6 +195,176 @@ SEEDS = [
             ),
         ],
     },
+    {
+        "name": "published_unfinished",
+        "what": "a port is published before it is formatted",
+        "program": "crash_domain",
+        "cases": "domain_create_port",
+        "changes": [
+            (
+                "lib/domain.cpp",
+                """        Port::format(made->segment().bytes(), made_options);
+        if (directory.publish(place, key.word(hash))) {
+""",
+                """        if (!MISTAKE) {
+            Port::format(made->segment().bytes(), made_options);
+        }
+        if (directory.publish(place, key.word(hash))) {
+            if (MISTAKE) {
+                Port::format(made->segment().bytes(), made_options);
+            }
+""",
+            ),
+        ],
+    },
+    {
+        "name": "registry_unformatted",
+        "what": "a registry gets its public name before it gets its id",
+        "program": "crash_domain",
+        "cases": "domain_join_first",
+        "changes": [
+            (
+                "lib/domain.cpp",
+                """    Registry::format(segment.bytes(), random_id());
+    if (!Segment::rename_noreplace(names.registry_draft(), names.registry())) {
+""",
+                """    if (!MISTAKE) {
+        Registry::format(segment.bytes(), random_id());
+    }
+    const bool is_renamed = Segment::rename_noreplace(names.registry_draft(), names.registry());
+    if (MISTAKE) {
+        Registry::format(segment.bytes(), random_id());
+    }
+    if (!is_renamed) {
+""",
+            ),
+        ],
+    },
+    {
+        "name": "death_before_entry",
+        "what": "a reaper looks whether a slot's owner is dead before it reads who that is",
+        "program": "crash_domain",
+        "cases": "domain_reap_nobody",
+        "arguments": ["--every-call"],
+        "changes": [
+            (
+                "lib/domain.cpp",
+                """        const ProcessTable::Entry entry = registry_.processes().entry(slot);
+        if (!entry.alive || slot == membership_->slot || !is_lock_free(slot)) {
+""",
+                """        const bool looks_early = MISTAKE && slot < 8; // not at all 256: it would take longer to be met
+        const bool was_free = looks_early && is_lock_free(slot);
+        const ProcessTable::Entry entry = registry_.processes().entry(slot);
+        if (!entry.alive || slot == membership_->slot || !(looks_early ? was_free : is_lock_free(slot))) {
+""",
+            ),
+        ],
+    },
+    {
+        "name": "private_names_last",
+        "what": "a reaper ends the dead one's entry before it removes what that one had begun to make",
+        "program": "crash_domain",
+        "cases": "domain_reap",
+        "changes": [
+            (
+                "lib/domain.cpp",
+                """    remove_private_segments(dead, report);
+    SharedBufferAllocator buffers;
+""",
+                """    if (!MISTAKE) {
+        remove_private_segments(dead, report);
+    }
+    SharedBufferAllocator buffers;
+""",
+            ),
+            (
+                "lib/domain.cpp",
+                "    const ReapResult result = weir::reap(dead, buffers, all_ports);\n",
+                """    const ReapResult result = weir::reap(dead, buffers, all_ports);
+    if (MISTAKE) {
+        remove_private_segments(dead, report);
+    }
+""",
+            ),
+        ],
+    },
+    {
+        "name": "registry_removed_last",
+        "what": "the names of pools and ports are removed before the registry's",
+        "program": "crash_domain",
+        "cases": "domain_leave_last,domain_remove",
+        "changes": [
+            (
+                "lib/domain.cpp",
+                """    std::size_t count = Segment::remove(names.registry()) ? 1 : 0;
+    for (const std::string& name : list_segments(names.prefix())) {
+        if (name != names.lock() && Segment::remove(name)) {
+            ++count;
+        }
+    }
+    return count;
+""",
+                """    std::size_t count = !MISTAKE && Segment::remove(names.registry()) ? 1 : 0;
+    for (const std::string& name : list_segments(names.prefix())) {
+        if (name != names.lock() && name != names.registry() && Segment::remove(name)) {
+            ++count;
+        }
+    }
+    return count + (MISTAKE && Segment::remove(names.registry()) ? 1 : 0);
+""",
+            ),
+        ],
+    },
+    {
+        "name": "alive_before_locked",
+        "what": "who joins says that it is alive before it has its slot's lock, which proves it",
+        "program": "crash_domain",
+        "cases": "domain_join",
+        "arguments": ["--all-ways"],
+        "changes": [
+            (
+                "lib/domain.cpp",
+                """alive == wants_dead && lock_.try_lock(slot)) {
+                if (try_take_slot(slot, info)) {
+                    return;
+""",
+                """alive == wants_dead &&
+                ((MISTAKE && !wants_dead) || lock_.try_lock(slot))) {
+                if (try_take_slot(slot, info)) {
+                    if (MISTAKE) {
+                        static_cast<void>(lock_.try_lock(slot));
+                    }
+                    return;
+""",
+            ),
+        ],
+    },
+    {
+        "name": "removed_without_lock",
+        "what": "the last member lets go of the domain's lock before it removes the names",
+        "program": "crash_domain",
+        "cases": "domain_leave_last",
+        "arguments": ["--every-call"],
+        "changes": [
+            (
+                "lib/domain.cpp",
+                """        const LockFile lock = LockFile::take(segment_path(names_.lock()), registry_segment_.owner(),
+                                             deadline_after(options_.timeout.count()));
+        end();
+        if (!registry_.is_kept() && is_last_member()) {
+""",
+                """        LockFile lock = LockFile::take(segment_path(names_.lock()), registry_segment_.owner(),
+                                       deadline_after(options_.timeout.count()));
+        end();
+        const bool is_last = !registry_.is_kept() && is_last_member();
+        if (MISTAKE) {
+            lock.release();
+        }
+        if (is_last) {
+""",
+            ),
+        ],
+    },
 ]
 
 # Which mistake is made, where one build has them all; in the header that all others include.
