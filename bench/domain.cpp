@@ -27,8 +27,8 @@ public:
     ~Name() {
         weir::Domain::RemoveOptions options;
         options.force = true;
+        options.lock_file = true;
         weir::Domain::remove(name_, options);
-        weir::Segment::remove(weir::DomainNames(geteuid(), name_).lock());
     }
     [[nodiscard]] const std::string& text() const noexcept { return name_; }
 

@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <exception>
 #include <map>
-#include <thread>
 
 #include <unistd.h>
 
@@ -98,7 +97,7 @@ int main(int argument_count, char** argument_values) try {
                                                  : "the last camera closed its end; waiting for a new one");
             }
             last_end = end;
-            std::this_thread::sleep_for(100ms); // an end is not sticky: a new producer reopens the port
+            static_cast<void>(in.wait_for_producer(100ms)); // an end is not sticky: a new producer reopens the port
         }
         if (viewer.is_line_due()) {
             viewer.print_line();

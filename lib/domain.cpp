@@ -810,7 +810,11 @@ bool Domain::remove(std::string_view name, const RemoveOptions& options) {
             }
         }
     }
-    return remove_names(names) > 0;
+    const bool was_there = remove_names(names) > 0;
+    if (options.lock_file) {
+        Segment::remove(names.lock()); // who waits for it sees that it is gone, and makes another
+    }
+    return was_there;
 }
 
 // --- PeerWatch -------------------------------------------------------------------------------------------------------

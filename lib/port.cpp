@@ -191,6 +191,8 @@ void PortView::attach(PortEnd end) {
         }
     }
     count_change(end);
+    waiting_event(end == PortEnd::producer ? PortEnd::consumer : PortEnd::producer)
+        .notify(); // who waits for it to come
 }
 
 void PortView::count_change(PortEnd end) noexcept {
@@ -493,6 +495,23 @@ BufferPtr Consumer::pop_until(DeadlineNs deadline_ns) noexcept {
     static_cast<void>(wait_until(port_->waiting_event(PortEnd::consumer), wait_, deadline_ns, ready,
                                  [this]() noexcept { before_sleep(); }));
     return buffer;
+}
+
+bool Consumer::wait_for_producer(std::chrono::nanoseconds timeout) noexcept {
+    if (port_->is_foreign()) {
+        failure_ = PortView::inherited;
+        return false;
+    }
+    const auto ready = [this](Look) noexcept {
+        bool cleared = false;
+        const bool is_there = port_->is_attached(PortEnd::producer) || port_->has_message(position_, cleared);
+        if (cleared) {
+            notify();
+        }
+        return is_there;
+    };
+    return wait_until(port_->waiting_event(PortEnd::consumer), wait_, deadline_after(timeout.count()), ready,
+                      [this]() noexcept { before_sleep(); });
 }
 
 std::size_t Consumer::try_pop(std::span<BufferPtr> buffers) noexcept {

@@ -308,6 +308,66 @@ TEST_CASE("a pool that cannot be mapped does not keep the messages of others fro
     CHECK(in.try_pop());
 }
 
+TEST_CASE("a consumer waits for a producer to come, and for the next one after the end", "[domain]") {
+    const Name name;
+    Domain domain = Domain::join(name, quick());
+    Consumer in = domain.consumer("raw", small_port);
+    BufferPool frames = domain.pool("frames", small_pool);
+    CHECK_FALSE(in.wait_for_producer(0ns));
+    CHECK_FALSE(in.wait_for_producer(5ms));
+    for (const bool is_killed : {false, true}) {
+        Victim producer([&](auto&& ready) {
+            Domain inner = Domain::join(name);
+            std::this_thread::sleep_for(3ms);
+            std::optional<Producer> out = inner.producer("raw");
+            BufferPool same = inner.pool("frames");
+            static_cast<void>(out->push(same.allocate()));
+            if (!is_killed) {
+                out.reset();
+            }
+            ready();
+        });
+        CHECK(in.wait_for_producer(1h)); // a message is there by now, whether its producer is or not
+        CHECK(in.pop());
+        producer.kill();
+        CHECK_FALSE(in.pop());
+        CHECK(in.stream_end() == (is_killed ? StreamEnd::died : StreamEnd::closed));
+        CHECK_FALSE(in.wait_for_producer(0ns));
+    }
+    std::thread comes_later([&] {
+        std::this_thread::sleep_for(5ms);
+        const Producer out = domain.producer("raw");
+        std::this_thread::sleep_for(5ms);
+    });
+    JoinOptions rarely;
+    rarely.recheck_interval_ns = 3'600'000'000'000;
+    {
+        Domain other = Domain::join(name, rarely);
+        Consumer patient =
+            other.consumer("raw", {}, {.spin_count = 0, .recheck_interval_ns = rarely.recheck_interval_ns});
+        CHECK(patient.wait_for_producer(1h)); // it is woken
+    }
+    comes_later.join();
+}
+
+TEST_CASE("a domain may be removed with its lock file", "[domain]") {
+    const Name name;
+    static_cast<void>(Domain::join(name));
+    const std::string prefix = DomainNames(geteuid(), name.text()).prefix();
+    CHECK(list_segments(prefix).size() == 1);
+    Domain::RemoveOptions options;
+    options.lock_file = true;
+    CHECK_FALSE(Domain::remove(name, options)); // the domain itself is gone already
+    CHECK(list_segments(prefix).empty());
+    {
+        JoinOptions keep;
+        keep.keep = true;
+        static_cast<void>(Domain::join(name, keep));
+    }
+    CHECK(Domain::remove(name, options));
+    CHECK(list_segments(prefix).empty());
+}
+
 TEST_CASE("a member that maps payload read-only reads messages", "[domain]") {
     const Name name;
     Domain writer = Domain::join(name);

@@ -16,8 +16,8 @@ public:
     ~Name() {
         weir::Domain::RemoveOptions options;
         options.force = true;
+        options.lock_file = true;
         weir::Domain::remove(name_, options);
-        weir::Segment::remove(weir::DomainNames(geteuid(), name_).lock());
     }
     operator std::string_view() const noexcept { return name_; } // NOLINT: it is the name
     [[nodiscard]] const std::string& text() const noexcept { return name_; }

@@ -87,8 +87,8 @@ OwnDomain::~OwnDomain() {
     try {
         Domain::RemoveOptions options;
         options.force = true;
+        options.lock_file = true; // the name has a pid in it, and is not used again
         Domain::remove(name_, options);
-        Segment::remove(DomainNames(geteuid(), name_).lock());
     } catch (const std::system_error& error) {
         fmt::print(stderr, "weir: {}\n", error.what());
     }

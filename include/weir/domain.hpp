@@ -173,10 +173,12 @@ public:
 
     struct RemoveOptions {
         std::optional<uid_t> user = {};
-        bool force = false; ///< also while it has members, which go on with what they have mapped
+        bool force = false;     ///< also while it has members, which go on with what they have mapped
+        bool lock_file = false; ///< also the lock file: for names that are not used again
         std::chrono::nanoseconds timeout = std::chrono::seconds(5);
     };
-    /// Takes the names of domain `name` away, and all that is queued in it with them; the lock file stays. False: there was
+    /// Takes the names of domain `name` away, and all that is queued in it with them; the lock file stays, unless
+    /// that is to go too. False: there was
     /// no such domain.
     /// Throws: invalid_name, busy (it has live members, or is just joined or left), no_permission.
     /// If the caller dies here: some of the names are gone; the next join or remove() takes the rest.

@@ -23,7 +23,7 @@
 // makes room by taking the oldest message out, as a consumer would.
 //
 // End of stream: a port that has had a producer, has none attached any more, and is then found empty is at its end. The
-// end is not sticky: a new producer reopens the port. A consumer that comes before the first producer waits. A producer
+// end is not sticky: a new producer reopens the port, and wait_for_producer() waits for one. A consumer that comes before the first producer waits. A producer
 // whose last consumer is gone gets PushResult::closed (or goes on filling the port, as it was formatted); it looks when
 // consumers came or went, before it sleeps, and every 256 pushes. Dead processes count as attached until they are
 // reaped. Of several producers the first may be done before the last has come: who starts them keeps a Producer of its
@@ -289,6 +289,9 @@ public:
 
     /// Whether there is a message, claiming none. Clears claimed cells on its way, and then sets `cleared`.
     [[nodiscard]] bool has_message(std::uint64_t& position, bool& cleared) noexcept;
+
+    /// Whether `end` has a handle of a live member.
+    [[nodiscard]] bool is_attached(PortEnd end) const noexcept { return look_at_members(end) == StreamEnd::open; }
 
     /// Counts a handle of this process in or out.
     /// Throws: not_a_member, table_full, used_after_fork.
@@ -619,6 +622,12 @@ public:
         }
         return result;
     }
+
+    /// Waits until pop() has something to wait for: a producer is attached, or a message is there. False: the time is over.
+    /// For who goes on after the end of a stream, with the producer's next life.
+    /// Progress: blocking.
+    /// If the caller dies here: nothing was changed but claimed cells cleared. [crash: wait, pop_behind_claim]
+    [[nodiscard]] bool wait_for_producer(std::chrono::nanoseconds timeout) noexcept;
 
     /// Why the last pop that got no message failed; none, where there was just no message.
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }

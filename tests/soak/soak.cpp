@@ -103,8 +103,8 @@ public:
         for (const std::string& name : {domain_, side_domain(domain_)}) {
             weir::Domain::RemoveOptions options;
             options.force = true;
+            options.lock_file = true;
             weir::Domain::remove(name, options);
-            weir::Segment::remove(weir::DomainNames(geteuid(), name).lock());
         }
     }
 
