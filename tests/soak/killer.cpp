@@ -121,16 +121,16 @@ private:
         case 2:
         case 3:
         case 4:
-        case 5:
-        case 6: work_ns = random_.below(3 * ms); break;
-        case 7: work_ns = random_.below(6 * ms); break;
+        case 5: work_ns = ms + random_.below(4 * ms); break;
+        case 6:
+        case 7: work_ns = ms + random_.below(8 * ms); break;
         case 8: work_ns = random_.one_in(8) ? random_.below(100 * ms) : random_.below(10 * ms); break;
         default: work_ns = random_.below(60 * ms); break;
         }
         timespec used{};
         clock_gettime(place.cpu_clock, &used);
         place.cpu_end_ns = used.tv_sec * 1'000'000'000 + used.tv_nsec + work_ns;
-        place.next_ns = now_ns + 5 * ms + 5 * work_ns;
+        place.next_ns = now_ns + 30 * ms + 5 * work_ns;
     }
 
     void start(Place& place) {

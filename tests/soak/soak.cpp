@@ -337,8 +337,9 @@ private:
         }
         const Ledger::Lives& lives = ledger_.lives();
         std::printf("\n%" PRIu64 " processes were started (%" PRIu64 " executed anew), %" PRIu64
-                    " memberships; %" PRIu64 " processes left by themselves, %" PRIu64 " were stopped.\nKilled:",
-                    lives.started, lives.executed, lives.joined, lives.left, lives.stopped);
+                    " memberships; %" PRIu64 " processes left by themselves, %" PRIu64
+                    " were stopped.\nThe reapers reaped %" PRIu64 ", the others the rest. Killed:",
+                    lives.started, lives.executed, lives.joined, lives.left, lives.stopped, lives.reaped);
         for (const auto& [at, count] : lives.killed_at) {
             std::printf(" %" PRIu64 " %s;", count, at.c_str());
         }
@@ -389,7 +390,6 @@ Options options_of(int argument_count, char** arguments) {
 
 int main(int argument_count, char** arguments) {
     if (argument_count > 1 && std::strcmp(arguments[1], "--life") == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
         soak::live(soak::life_of(argument_count, arguments));
         return 0;
     }
