@@ -176,6 +176,9 @@ public:
             finish(victim);
             judge_after(false);
         }
+        if (case_.is_overtaken && !(pool_is_overtaken_ && port_is_overtaken_)) {
+            text_ += "nobody was faster";
+        }
         if (!text_.empty()) {
             pass.error += "undisturbed: " + text_;
         }
@@ -411,32 +414,29 @@ private:
             return {};
         }
         return [this] {
-            for (const auto& [suffix, is_pool] : {std::pair(".control", true), std::pair(".port", false)}) {
-                bool& done = is_pool ? pool_is_overtaken_ : port_is_overtaken_;
-                const auto has_begun = [&, suffix = std::string(suffix)] {
-                    return std::ranges::count_if(weir::list_segments(names_.prefix()),
-                                                 [&](const std::string& name) { return name.ends_with(suffix); }) == 2;
-                };
-                if (done || !has_begun()) {
-                    continue;
-                }
-                done = true;
-                Mailbox& box = board().box(newcomer);
-                crash::run_apart(box, [&](Mailbox& inner) {
-                    Member other(name_, board().facts(), inner);
-                    other.join();
-                    if (is_pool) {
-                        static_cast<void>(other.domain->pool("made", crash::domain_pool));
-                    } else {
-                        static_cast<void>(other.domain->port("made", crash::domain_port));
-                    }
-                    other.leave();
-                });
-                if (box.failed != 0) {
-                    text_ += std::string("who is faster: ") + box.findings;
-                }
-            }
+            overtake(".control", pool_is_overtaken_,
+                     [](weir::Domain& domain) { static_cast<void>(domain.pool("made", crash::domain_pool)); });
+            overtake(".port", port_is_overtaken_,
+                     [](weir::Domain& domain) { static_cast<void>(domain.port("made", crash::domain_port)); });
         };
+    }
+    void overtake(const std::string& suffix, bool& done, const std::function<void(weir::Domain&)>& make) {
+        // the keeper's, and the victim's that is not public yet
+        const auto is_one = [&suffix](const std::string& name) { return name.ends_with(suffix); };
+        if (done || std::ranges::count_if(weir::list_segments(names_.prefix()), is_one) != 2) {
+            return;
+        }
+        done = true;
+        Mailbox& box = board().box(newcomer);
+        crash::run_apart(box, [this, &make](Mailbox& inner) {
+            Member faster(name_, board().facts(), inner);
+            faster.join();
+            make(*faster.domain);
+            faster.leave();
+        });
+        if (box.failed != 0) {
+            text_ += std::string("who is faster: ") + box.findings;
+        }
     }
 
     const DomainCase& case_;
