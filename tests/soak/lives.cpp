@@ -334,6 +334,9 @@ private:
             fail("pop from %s: %s (%s)", port_plans[port].name, in.last_error().message().c_str(),
                  in.last_error_field());
         }
+        if (popped == 0 && in.stream_end() != weir::StreamEnd::open) {
+            static_cast<void>(in.wait_for_producer(patience()));
+        }
         return messages;
     }
 
