@@ -217,6 +217,7 @@ void Ledger::settle_record(const Record& record) {
     life.last = record.event;
     switch (record.event) {
     case Event::joined: ++lives_.joined; break;
+    case Event::refused: ++lives_.refused; break;
     case Event::reaped: lives_.reaped += record.count; break;
     case Event::failed: fault("life %u failed", record.life); break;
     case Event::push_ended: end_push(life, record); break;

@@ -93,7 +93,8 @@ public:
         std::uint64_t left = 0;
         std::uint64_t stopped = 0;
         std::uint64_t joined = 0;
-        std::uint64_t reaped = 0; ///< by hand
+        std::uint64_t refused = 0; ///< memberships, because others took too long
+        std::uint64_t reaped = 0;  ///< by hand
         std::uint64_t killed = 0;
         std::map<std::string, std::uint64_t> killed_at; ///< what they were about
     };

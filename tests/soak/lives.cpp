@@ -120,6 +120,7 @@ public:
                 if (error.code() != weir::errc::busy) {
                     fail("%s (%s)", error.what(), error.code().message().c_str());
                 }
+                diary_.add(Event::refused);
             }
             if (!life_.is_steady && random_.one_in(3)) {
                 break; // the next life of this seat is another process

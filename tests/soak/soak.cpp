@@ -336,10 +336,11 @@ private:
             unaccounted += balance.unaccounted;
         }
         const Ledger::Lives& lives = ledger_.lives();
-        std::printf("\n%" PRIu64 " processes were started (%" PRIu64 " executed anew), %" PRIu64
-                    " memberships; %" PRIu64 " processes left by themselves, %" PRIu64
-                    " were stopped.\nThe reapers reaped %" PRIu64 ", the others the rest. Killed:",
-                    lives.started, lives.executed, lives.joined, lives.left, lives.stopped, lives.reaped);
+        std::printf(
+            "\n%" PRIu64 " processes were started (%" PRIu64 " executed anew); %" PRIu64 " memberships, and %" PRIu64
+            " times joining was busy up to its deadline.\n%" PRIu64 " processes left by themselves, %" PRIu64
+            " were stopped; the reapers reaped %" PRIu64 ", the others the rest. Killed:",
+            lives.started, lives.executed, lives.joined, lives.refused, lives.left, lives.stopped, lives.reaped);
         for (const auto& [at, count] : lives.killed_at) {
             std::printf(" %" PRIu64 " %s;", count, at.c_str());
         }

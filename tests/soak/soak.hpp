@@ -79,6 +79,7 @@ enum class Event : std::uint8_t {
     pop_ended,  ///< `count` were, and follow
     popped,     ///< `message`
     reaped,     ///< `count` dead processes, by hand
+    refused,    ///< joining took too long: errc::busy
     failed,     ///< a life found something wrong, and has said so
 };
 
