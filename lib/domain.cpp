@@ -34,12 +34,26 @@ FileOwner wanted_owner(const JoinOptions& options) {
             options.mode.value_or(options.group ? mode_t{0660} : mode_t{0600})};
 }
 
+/// Removes a segment that no registry lists any more. Where it is another user's it stays: it takes up room, but is in
+/// nobody's way, since the next registry has another id.
+bool remove_unlisted(const std::string& name) {
+    try {
+        return Segment::remove(name);
+    } catch (const std::system_error& error) {
+        if (error.code() == errc::no_permission) {
+            return false;
+        }
+        throw;
+    }
+}
+
 /// Takes all names of a domain away but for the lock file, whose lock the caller holds: the registry first, so that nobody
 /// finds one that lists what is gone. Returns how many.
 std::size_t remove_names(const DomainNames& names) {
     std::size_t count = Segment::remove(names.registry()) ? 1 : 0;
+    count += Segment::remove(names.registry_draft()) ? 1U : 0U;
     for (const std::string& name : list_segments(names.prefix())) {
-        if (name != names.lock() && Segment::remove(name)) {
+        if (name != names.lock() && remove_unlisted(name)) {
             ++count;
         }
     }
@@ -159,45 +173,54 @@ DomainState::~DomainState() {
 
 void DomainState::take_slot() {
     const ProcessInfo info = self_info(options_.process_name);
-    // First the slots that are free; if there is none, those of the dead, who are reaped before their slot is taken.
+    std::string note;
+    // First the slots that are free; if there is none, those of the dead, who are reaped first. Their lock is only looked at
+    // before that: who is stopped while it holds a dead one's lock would keep all others from seeing the death.
     for (const bool wants_dead : {false, true}) {
         for (unsigned number = 0; number < process_slot_count; ++number) {
             const auto slot = static_cast<std::uint8_t>(number);
-            if (registry_.processes().entry(slot).alive == wants_dead && lock_.try_lock(slot)) {
-                if (try_take_slot(slot, info)) {
-                    return;
-                }
-                lock_.unlock(slot);
+            const ProcessTable::Entry entry = registry_.processes().entry(slot);
+            if (entry.alive &&
+                !(wants_dead && is_lock_free(slot) && reap_former_owner(slot, entry.incarnation, note))) {
+                continue;
             }
+            if (!lock_.try_lock(slot)) {
+                continue;
+            }
+            write_record(slot, info);
+            membership_ = registry_.processes().try_join(slot);
+            if (membership_) {
+                return;
+            }
+            lock_.unlock(slot);
         }
+    }
+    if (!note.empty()) {
+        throw_error(errc::reap_incomplete,
+                    "domain " + names_.domain() + " has 256 members, some of them dead, who cannot be reaped: " + note);
     }
     throw_error(errc::table_full, "domain " + names_.domain() + " has 256 members; end some, or use a second domain");
 }
 
-/// The caller has locked the slot: nobody else takes it, and whoever was its owner is gone.
-bool DomainState::try_take_slot(std::uint8_t slot, const ProcessInfo& info) {
-    const ProcessTable::Entry entry = registry_.processes().entry(slot);
-    if (entry.alive) {
-        // Views of pools and ports want a membership; the dead one's does for reaping it, and they go with it.
-        membership_ = Membership{registry_.processes(), slot, entry.incarnation};
-        ReapReport report;
-        reap_one(*membership_, report);
-        membership_.reset();
-        for (unsigned place = 0; place < pool_count_max; ++place) {
-            // relaxed: no other thread knows of this membership yet
-            pool_views_[place].store(nullptr, std::memory_order_relaxed);
-            pools_[place].reset();
-        }
-        for (std::unique_ptr<MappedPort>& port : ports_) {
-            port.reset();
-        }
-        if (report.error) {
-            return false;
-        }
+/// For who is no member yet. Views of pools and ports want a membership; the dead one's does for reaping it, and they go
+/// with it.
+bool DomainState::reap_former_owner(std::uint8_t slot, std::uint64_t incarnation, std::string& note) {
+    membership_ = Membership{registry_.processes(), slot, incarnation};
+    ReapReport report;
+    reap_one(*membership_, report);
+    membership_.reset();
+    for (unsigned place = 0; place < pool_count_max; ++place) {
+        // relaxed: no other thread knows of this membership yet
+        pool_views_[place].store(nullptr, std::memory_order_relaxed);
+        pools_[place].reset();
     }
-    write_record(slot, info);
-    membership_ = registry_.processes().try_join(slot);
-    return membership_.has_value();
+    for (std::unique_ptr<MappedPort>& port : ports_) {
+        port.reset();
+    }
+    if (report.error) {
+        add_to(note, report.note);
+    }
+    return !report.error;
 }
 
 void DomainState::write_record(std::uint8_t slot, const ProcessInfo& info) noexcept {
@@ -223,6 +246,11 @@ void DomainState::leave() noexcept {
     try {
         const LockFile lock = LockFile::take(segment_path(names_.lock()), registry_segment_.owner(),
                                              deadline_after(options_.timeout.count()));
+        if (last_serial_ != 0) {
+            // Those whose removal failed when they lost against another's of the same name.
+            ReapReport report;
+            remove_private_segments(*membership_, report);
+        }
         end();
         if (!registry_.is_kept() && is_last_member()) {
             remove_own_names();
@@ -246,7 +274,7 @@ void DomainState::remove_own_names() const {
     for (const std::string& name : list_segments(names_.prefix())) {
         const std::optional<DomainNames::Parsed> parsed = names_.parse(name);
         if (parsed && parsed->registry_id == registry_.id()) {
-            Segment::remove(name);
+            remove_unlisted(name);
         }
     }
 }
@@ -315,13 +343,13 @@ std::string DomainState::notes() {
     return notes_;
 }
 
-DomainState::MappedPool& DomainState::map_pool(unsigned place, std::uint64_t word) {
+DomainState::MappedPool& DomainState::map_pool(unsigned place, std::uint64_t word, bool prefault) {
     if (pools_[place] == nullptr) {
         const SegmentKey key = SegmentKey::of(word);
         Segment control = open_segment(key, SegmentKind::pool_control, SegmentAccess::read_write, false);
-        Segment payload = open_segment(
-            key, SegmentKind::pool_payload,
-            options_.read_only_payload ? SegmentAccess::read_only : SegmentAccess::read_write, options_.prefault);
+        Segment payload =
+            open_segment(key, SegmentKind::pool_payload,
+                         options_.read_only_payload ? SegmentAccess::read_only : SegmentAccess::read_write, prefault);
         return take_in(place, std::move(control), std::move(payload));
     }
     return *pools_[place];
@@ -361,7 +389,7 @@ DomainState::MappedPool& DomainState::pool(std::string_view name, const PoolOpti
     std::optional<PrivateSegment> control;
     std::optional<PrivateSegment> payload;
 
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
     std::uint32_t first_buffer = 0;
     for (unsigned place = 0; place < directory.size();) {
         const std::uint64_t word = directory.entry(place);
@@ -369,7 +397,7 @@ DomainState::MappedPool& DomainState::pool(std::string_view name, const PoolOpti
             const bool may_be_it = SegmentKey::hash_of(word) == hash;
             // The numbers of a new pool's buffers follow those of all pools before.
             if (may_be_it || may_make) {
-                MappedPool& pool = map_pool(place, word);
+                MappedPool& pool = map_pool(place, word, may_be_it && options_.prefault);
                 if (may_be_it && pool.name() == name) {
                     if (may_make && (pool.view.buffer_bytes() != options.buffer_bytes ||
                                      pool.view.buffer_count() != options.buffer_count ||
@@ -391,9 +419,16 @@ DomainState::MappedPool& DomainState::pool(std::string_view name, const PoolOpti
         if (!may_make) {
             break;
         }
+        const std::size_t control_bytes = BufferPool::control_bytes(made_options); // throws where they are wrong
+        if (options.buffer_count > domain_buffer_count_max - first_buffer) {
+            throw_error(errc::table_full, "a domain has 1,048,576 buffers; its pools have " +
+                                              std::to_string(first_buffer) + " of them, pool " + std::string(name) +
+                                              " asks for " + std::to_string(options.buffer_count));
+        }
         if (!control) {
-            const std::size_t control_bytes = BufferPool::control_bytes(made_options); // throws where they are wrong
             key = next_key();
+            // Without the lock: reserving memory takes a while, and other threads go on meanwhile.
+            guard.unlock();
             payload.emplace(
                 names_.segment(registry_.id(), key, SegmentKind::pool_payload), BufferPool::payload_bytes(made_options),
                 options_for(SegmentKind::pool_payload, parameters_hash(made_options, SegmentKind::pool_payload), name));
@@ -401,12 +436,9 @@ DomainState::MappedPool& DomainState::pool(std::string_view name, const PoolOpti
                 names_.segment(registry_.id(), key, SegmentKind::pool_control), control_bytes,
                 options_for(SegmentKind::pool_control, parameters_hash(made_options, SegmentKind::pool_control), name));
             BufferPool::format(control->segment().bytes(), made_options);
+            guard.lock();
             take_note(payload->segment().note());
-        }
-        if (options.buffer_count > domain_buffer_count_max - first_buffer) {
-            throw_error(errc::table_full, "a domain has 1,048,576 buffers; its pools have " +
-                                              std::to_string(first_buffer) + " of them, pool " + std::string(name) +
-                                              " asks for " + std::to_string(options.buffer_count));
+            continue; // the place is looked at again
         }
         BufferPool::renumber(control->segment().bytes(), first_buffer);
         if (directory.publish(place, key.word(hash))) {
@@ -430,7 +462,7 @@ DomainState::MappedPort& DomainState::port(std::string_view name, const PortOpti
     SegmentKey key;
     std::optional<PrivateSegment> made;
 
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
     for (unsigned place = 0; place < directory.size();) {
         const std::uint64_t word = directory.entry(place);
         if (word != 0) {
@@ -456,8 +488,11 @@ DomainState::MappedPort& DomainState::port(std::string_view name, const PortOpti
         if (!made) {
             const std::size_t bytes = Port::bytes(made_options); // throws where they are wrong
             key = next_key();
+            guard.unlock(); // as for a pool
             made.emplace(names_.segment(registry_.id(), key, SegmentKind::port), bytes,
                          options_for(SegmentKind::port, parameters_hash(made_options), name));
+            guard.lock();
+            continue;
         }
         made_options.port_id = place;
         Port::format(made->segment().bytes(), made_options);
@@ -538,17 +573,33 @@ BufferPoolView* DomainState::find_pool(std::uint32_t id) noexcept {
 // --- The dead --------------------------------------------------------------------------------------------------------
 
 void DomainState::recheck() noexcept {
-    if (registry_.take_check(monotonic_ns(), options_.recheck_interval_ns)) {
-        static_cast<void>(reap());
+    constexpr std::int64_t pause_intervals = 8;
+    const std::int64_t now_ns = monotonic_ns();
+    // relaxed: a time before which this member need not try again
+    if (now_ns < next_check_ns_.load(std::memory_order_relaxed)) {
+        return;
+    }
+    std::unique_lock only_one(reap_mutex_, std::try_to_lock);
+    if (!only_one) {
+        return; // another thread of this process is at it
+    }
+    if (registry_.take_check(now_ns, options_.recheck_interval_ns) && reap_dead().error) {
+        // Others may be able to do what this member cannot (open a pool, say). Without a pause it would be elected again and
+        // again, since its sleeps end when the next look is due.
+        registry_.give_back_check(now_ns, options_.recheck_interval_ns);
+        // relaxed: as above
+        next_check_ns_.store(now_ns + pause_intervals * options_.recheck_interval_ns, std::memory_order_relaxed);
     }
 }
 
 ReapReport DomainState::reap() noexcept {
+    // Where another thread of this process is at it, it may be past who has died meanwhile.
+    const std::lock_guard only_one(reap_mutex_);
+    return reap_dead();
+}
+
+ReapReport DomainState::reap_dead() noexcept {
     ReapReport report;
-    const std::unique_lock only_one(reap_mutex_, std::try_to_lock);
-    if (!only_one) {
-        return report; // another thread of this process does it
-    }
     for (unsigned number = 0; number < process_slot_count; ++number) {
         const auto slot = static_cast<std::uint8_t>(number);
         // (0) First the entry is read, then its owner's death is proven: the other way round, a newcomer would be reaped.
@@ -819,21 +870,47 @@ bool Domain::remove(std::string_view name, const RemoveOptions& options) {
 
 // --- PeerWatch -------------------------------------------------------------------------------------------------------
 
-PeerWatch::PeerWatch(const Domain& domain) : domain_(domain), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+PeerWatch::PeerWatch(const Domain& domain) : domain_(domain) {
+    static_cast<void>(domain_.state()); // throws where it has none
+    epoll_ = epoll_create1(EPOLL_CLOEXEC);
     if (epoll_ < 0) {
         throw std::system_error(errno, std::system_category(), "epoll_create1");
     }
-    handle();
+    try {
+        handle();
+    } catch (...) {
+        close_all();
+        throw;
+    }
 }
 
 PeerWatch::~PeerWatch() {
-    for (const Watched& peer : watched_) {
-        close(peer.descriptor);
+    close_all();
+}
+
+void PeerWatch::close_all() noexcept {
+    for (Watched& peer : watched_) {
+        stop_watching(peer);
     }
     close(epoll_);
 }
 
+/// The entry goes first: a forked child may have the descriptor too, and then closing it here takes nothing out of epoll.
+void PeerWatch::stop_watching(Watched& peer) noexcept {
+    if (peer.descriptor >= 0) {
+        epoll_ctl(epoll_, EPOLL_CTL_DEL, peer.descriptor, nullptr);
+        close(peer.descriptor);
+        peer.descriptor = -1;
+    }
+}
+
+std::size_t PeerWatch::watched_count() const noexcept {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(watched_, [](const Watched& peer) { return peer.descriptor >= 0; }));
+}
+
 ReapReport PeerWatch::handle() {
+    static_cast<void>(domain_.state()); // a forked child shares the epoll instance, and must not change it
     std::array<epoll_event, 64> events{};
     const int fired = epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), 0);
     ReapReport report;
@@ -841,35 +918,43 @@ ReapReport PeerWatch::handle() {
         report = domain_.reap();
     }
     for (int number = 0; number < fired; ++number) {
-        const int descriptor = events[static_cast<std::size_t>(number)].data.fd;
-        close(descriptor); // and epoll forgets it
-        std::erase_if(watched_, [descriptor](const Watched& peer) { return peer.descriptor == descriptor; });
+        const std::uint64_t slot = events[static_cast<std::size_t>(number)].data.u64;
+        // Its process is gone, so there is nothing more to watch; it stays listed until it was reaped.
+        for (Watched& peer : watched_) {
+            if (peer.slot == slot) {
+                stop_watching(peer);
+            }
+        }
     }
     const std::vector<MemberInfo> members = domain_.members();
-    std::erase_if(watched_, [&members](const Watched& peer) {
+    std::erase_if(watched_, [this, &members](Watched& peer) {
         const bool is_gone = std::ranges::none_of(members, [&peer](const MemberInfo& member) {
             return member.slot == peer.slot && member.incarnation == peer.incarnation;
         });
         if (is_gone) {
-            close(peer.descriptor);
+            stop_watching(peer);
         }
         return is_gone;
     });
     for (const MemberInfo& member : members) {
-        const bool is_watched = std::ranges::any_of(watched_, [&member](const Watched& peer) {
+        const bool is_listed = std::ranges::any_of(watched_, [&member](const Watched& peer) {
             return member.slot == peer.slot && member.incarnation == peer.incarnation;
         });
-        if (member.is_self || is_watched) {
+        if (member.is_self || is_listed) {
             continue;
         }
+        watched_.reserve(watched_.size() + 1); // before the descriptor is there that would be lost
         const int descriptor =
             open_pidfd(member.process.pid, member.process.start_time_ticks, member.process.pid_namespace);
+        if (descriptor < 0) {
+            continue;
+        }
         epoll_event wanted{};
         wanted.events = EPOLLIN;
-        wanted.data.fd = descriptor;
-        if (descriptor >= 0 && epoll_ctl(epoll_, EPOLL_CTL_ADD, descriptor, &wanted) == 0) {
+        wanted.data.u64 = member.slot;
+        if (epoll_ctl(epoll_, EPOLL_CTL_ADD, descriptor, &wanted) == 0) {
             watched_.push_back({member.slot, member.incarnation, descriptor});
-        } else if (descriptor >= 0) {
+        } else {
             close(descriptor);
         }
     }

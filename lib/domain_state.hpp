@@ -66,7 +66,7 @@ public:
 
 private:
     void take_slot();
-    [[nodiscard]] bool try_take_slot(std::uint8_t slot, const ProcessInfo& info);
+    [[nodiscard]] bool reap_former_owner(std::uint8_t slot, std::uint64_t incarnation, std::string& note);
     void write_record(std::uint8_t slot, const ProcessInfo& info) noexcept;
     void leave() noexcept;
     void remove_own_names() const;
@@ -76,11 +76,12 @@ private:
     [[nodiscard]] SegmentOptions options_for(SegmentKind kind, std::uint64_t parameters_hash,
                                              std::string_view label) const;
     [[nodiscard]] SegmentKey next_key();
-    MappedPool& map_pool(unsigned place, std::uint64_t word);
+    MappedPool& map_pool(unsigned place, std::uint64_t word, bool prefault = false);
     MappedPool& take_in(unsigned place, Segment control, Segment payload);
     MappedPort& map_port(unsigned place, std::uint64_t word);
     void take_note(const std::string& note);
 
+    [[nodiscard]] ReapReport reap_dead() noexcept;
     void reap_one(const Membership& dead, ReapReport& report);
     void remove_private_segments(const Membership& dead, ReapReport& report);
 
@@ -98,7 +99,8 @@ private:
     std::uint16_t last_serial_ = 0;
     std::string notes_;
     std::array<std::atomic<BufferPoolView*>, pool_count_max> pool_views_{};
-    std::mutex reap_mutex_;
+    std::mutex reap_mutex_; ///< one thread of a process reaps at a time; taken before mutex_
+    std::atomic<std::int64_t> next_check_ns_{0};
 };
 
 } // namespace weir::detail

@@ -124,8 +124,10 @@ PortView::PortView(std::span<std::byte> memory, const Membership& membership, Po
 
 BufferPoolView* PortView::find_other_pool(std::uint32_t id) const noexcept {
     BufferPoolView* pool = pools_->find_pool(id);
-    // (8) release: hands the view over to this port's other threads; pairs with (2) in port.hpp
-    last_pool_.store(pool, std::memory_order_release);
+    if (pool != nullptr) {
+        // (8) release: hands the view over to this port's other threads; pairs with (2), (3) in port.hpp
+        last_pool_.store(pool, std::memory_order_release);
+    }
     return pool;
 }
 

@@ -344,16 +344,18 @@ TEST_CASE("who is stopped while it joins makes others busy, and one that is kill
     options.timeout = 20ms;
     CHECK(error_of([&] { return Domain::join(name, options); }) == errc::busy);
     victim.kill();
-    static_cast<void>(Domain::join(name, options));
+    static_cast<void>(Domain::join(name));
     CHECK(name.files().empty());
 }
 
 TEST_CASE("the last leaves while another joins, ten thousand times", "[domain]") {
     const Name name;
     constexpr int rounds = 5'000; // by each of two
+    JoinOptions patient;          // the lock file is not fair, and a busy machine less so
+    patient.timeout = 1h;
     const auto join_and_leave = [&](int who) {
         for (int round = 0; round < rounds; ++round) {
-            Domain domain = Domain::join(name);
+            Domain domain = Domain::join(name, patient);
             if (round % 16 == 0) {
                 BufferPool frames = domain.pool("frames", small_pool);
                 Producer out = domain.producer("port" + std::to_string(who), small_port);
@@ -520,6 +522,58 @@ TEST_CASE("a group shares a domain that one of its users makes, and reaps each o
     remove.user = first_user;
     CHECK(Domain::remove(name, remove));
     Segment::remove(DomainNames(first_user, name.text()).lock());
+}
+
+TEST_CASE("what another user of its group left does not keep a domain from being made again", "[domain]") {
+    if (!is_root()) {
+        return;
+    }
+    const Name name;
+    const auto in_group = [](uid_t user) {
+        expect(setgroups(1, &common_group) == 0 && setresgid(user, user, user) == 0 && setresuid(user, user, user) == 0,
+               "become a member of the group");
+    };
+    int ready[2], go[2];
+    REQUIRE(pipe(ready) == 0);
+    REQUIRE(pipe(go) == 0);
+    char letter = 0;
+    Child maker([&] {
+        in_group(first_user);
+        JoinOptions make;
+        make.group = common_group;
+        Domain domain = Domain::join(name, make);
+        static_cast<void>(domain.port("raw", small_port));
+        char wait = 'r';
+        expect(write(ready[1], &wait, 1) == 1 && read(go[0], &wait, 1) == 1, "in step");
+    });
+    REQUIRE(read(ready[0], &letter, 1) == 1);
+    in_child([&] {
+        in_group(second_user);
+        JoinOptions options;
+        options.user = first_user;
+        Domain inner = Domain::join(name, options);
+        static_cast<void>(inner.pool("frames", small_pool));
+    });
+    REQUIRE(write(go[1], &letter, 1) == 1);
+    const test::ChildEnd end = maker.wait();
+    INFO(end.said);
+    CHECK(end.succeeded());
+    for (const int descriptor : {ready[0], ready[1], go[0], go[1]}) {
+        close(descriptor);
+    }
+    CHECK(list_segments(DomainNames(first_user, name.text()).prefix()).size() ==
+          3); // the lock, and the other one's two
+    in_child([&] {
+        in_group(first_user);
+        Domain domain = Domain::join(name);
+        expect(domain.pool_names().empty(), "a new one");
+        static_cast<void>(domain.pool("frames", small_pool));
+    });
+    Domain::RemoveOptions remove;
+    remove.user = first_user;
+    remove.lock_file = true;
+    CHECK(Domain::remove(name, remove));
+    CHECK(list_segments(DomainNames(first_user, name.text()).prefix()).empty());
 }
 
 // --- A full /dev/shm, and hostile files ------------------------------------------------------------------------------

@@ -240,6 +240,67 @@ TEST_CASE("a PeerWatch wakes when a peer is killed", "[domain]") {
     CHECK(frames.free_count() == 16);
 }
 
+TEST_CASE("a PeerWatch closes no descriptor but its own, though a forked child holds a watched one too", "[domain]") {
+    const Name name;
+    Domain domain = Domain::join(name);
+    PeerWatch watch(domain);
+    Victim victim([&](auto&& ready) {
+        const Domain inner = Domain::join(name);
+        ready();
+    });
+    static_cast<void>(watch.handle());
+    REQUIRE(watch.watched_count() == 1);
+    Victim forked([&](auto&& ready) {
+        CHECK(error_of([&] { return watch.handle(); }) == errc::used_after_fork);
+        ready(); // it keeps what it inherited
+    });
+    victim.kill();
+    pollfd wanted{watch.descriptor(), POLLIN, 0};
+    REQUIRE(poll(&wanted, 1, -1) == 1);
+    CHECK(watch.handle().ended_count == 1);
+    CHECK(poll(&wanted, 1, 0) == 0);
+    std::vector<int> others; // which get the numbers that are free by now
+    for (int count = 0; count < 16; ++count) {
+        others.push_back(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    }
+    static_cast<void>(watch.handle());
+    for (const int other : others) {
+        CHECK(fcntl(other, F_GETFD) >= 0);
+        close(other);
+    }
+}
+
+TEST_CASE("a member that cannot reap leaves it to those who can", "[domain]") {
+    const Name name;
+    Domain healthy = Domain::join(name, quick());
+    Consumer in = healthy.consumer("raw", small_port);
+    static_cast<void>(healthy.port("hidden", small_port));
+    Victim producer([&](auto&& ready) {
+        Domain inner = Domain::join(name);
+        const Producer out = inner.producer("raw");
+        ready();
+    });
+    // It has not mapped the hidden port, which is gone by the time that it wants to reap.
+    Victim unable([&](auto&& ready) {
+        Domain inner = Domain::join(name, quick());
+        Consumer its = inner.consumer("raw");
+        std::thread([&] { static_cast<void>(its.pop()); }).detach();
+        ready();
+    });
+    std::string hidden;
+    for (const std::string& file : name.files()) {
+        if (file.ends_with(".port") && Segment::open(file, {.kind = SegmentKind::port}).label() == "hidden") {
+            hidden = segment_path(file);
+        }
+    }
+    REQUIRE_FALSE(hidden.empty());
+    REQUIRE(rename(hidden.c_str(), (hidden + ".aside").c_str()) == 0);
+    producer.kill();
+    CHECK_FALSE(in.pop()); // without the hand-over it would not come back while the other one waits
+    CHECK(in.stream_end() == StreamEnd::died);
+    REQUIRE(rename((hidden + ".aside").c_str(), hidden.c_str()) == 0);
+}
+
 TEST_CASE("a process may join one domain twice, and several domains", "[domain]") {
     const Name name;
     const Name other_name;

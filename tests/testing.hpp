@@ -96,6 +96,14 @@ struct ChildEnd {
     [[nodiscard]] int signal() const noexcept { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; }
 };
 
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool has_thread_sanitizer = true;
+#elif defined(__has_feature)
+inline constexpr bool has_thread_sanitizer = __has_feature(thread_sanitizer);
+#else
+inline constexpr bool has_thread_sanitizer = false;
+#endif
+
 /// Ends a child as failed, and says why.
 [[noreturn, gnu::format(printf, 1, 2)]] inline void fail_child(const char* format, ...) {
     va_list arguments;

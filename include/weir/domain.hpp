@@ -23,17 +23,20 @@
 //
 // How long things live. Pools and ports live as long as their domain. The last member that leaves removes the domain's
 // names, unless somebody joined to keep it. When all members died, the names stay, and with them every message that was
-// queued: who joins next reaps and goes on. remove() takes the names away; that never hurts who has them mapped.
+// queued: who joins next reaps and goes on. remove() takes the names away. By force
+// it does so while there are members: they go on with what they have mapped, but what one of them did not map before is
+// lost to it, and without it it cannot reap (errc::reap_incomplete).
 //
 // Files. All lie in /dev/shm under names that begin with `weir+<user id>+<domain>+`: the lock file, which stays, the
 // registry, and one file for a port or two for a pool. They belong to the user who made the domain, mode 0600, unless the
 // one who makes it gives a group. /dev/shm lets only a file's owner and root remove it: in a domain of several users, what
 // a user made stays until that user or root removes it.
 //
-// | at the same time                                  | allowed |
-// | any calls of one Domain, from any threads         | yes     |
-// | calls of one PeerWatch                            | no      |
-// | check() || anything in the domain                 | no      |
+// | at the same time                                           | allowed |
+// | any other calls of one Domain, from any threads            | yes     |
+// | leave(), assignment || anything of the same Domain object  | no      |
+// | calls of one PeerWatch                                     | no      |
+// | check() || anything in the domain                          | no      |
 //
 // Set-up (join, leave, pool, port) may block, and has deadlines; what it makes is lock-free.
 // Limits: 256 members, 64 pools, 1,024 ports, 1,048,576 buffers in a domain.
@@ -64,7 +67,7 @@ struct JoinOptions {
     bool keep = false;                              ///< the last member that leaves leaves the names
     bool read_only_payload = false;                 ///< this member reads messages and writes none
     bool huge_pages = false;                        ///< tried for the payload of pools that it makes
-    bool prefault = false;                          ///< touches all pages of the payloads that it maps at once
+    bool prefault = false;                          ///< touches all pages of the payloads that it makes or opens
     std::optional<uid_t> user = {};                 ///< whose domain; this process's user unless given
     std::optional<gid_t> group = {};                ///< who makes the domain shares it with this group
     std::optional<mode_t> mode = {};                ///< of its files; 0600, or 0660 with a group, unless given
@@ -214,14 +217,17 @@ public:
     ReapReport handle();
 
     /// How many peers are watched; others live in another PID namespace.
-    [[nodiscard]] std::size_t watched_count() const noexcept { return watched_.size(); }
+    [[nodiscard]] std::size_t watched_count() const noexcept;
 
 private:
     struct Watched {
         std::uint8_t slot;
         std::uint64_t incarnation;
-        int descriptor;
+        int descriptor; ///< -1: its process has ended, and it was not reaped yet
     };
+
+    void stop_watching(Watched& peer) noexcept;
+    void close_all() noexcept;
 
     Domain domain_;
     int epoll_ = -1;

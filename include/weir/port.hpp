@@ -170,6 +170,14 @@ public:
         return last_pool_.load(std::memory_order_relaxed) == &pool || find_pool(pool.first_buffer() + index) == &pool;
     }
 
+    /// Whether a cell names a buffer of the pool that was found last.
+    [[nodiscard]] bool is_of_last_pool(std::uint64_t cell) const noexcept {
+        // (3) acquire: as in find_pool(); pairs with (8) in port.cpp
+        const BufferPoolView* pool = last_pool_.load(std::memory_order_acquire);
+        return pool != nullptr &&
+               (Ring::value(cell) >> (reference_bits + generation_bits)) - pool->first_buffer() < pool->buffer_count();
+    }
+
     /// False: the cell names a buffer that this view has no pool for, or a reference that no buffer has.
     [[nodiscard]] bool decode(std::uint64_t cell, Item& item) const noexcept {
         const std::uint32_t value = Ring::value(cell);
@@ -279,7 +287,8 @@ public:
         }
         for (Item item; until - position < prefetch_distance; ++until) {
             const std::uint64_t cell = ring_.load_cell(until);
-            if (!ring_.is_item_of(until, cell) || !decode(cell, item)) {
+            // A pool that is not mapped yet is mapped when its message is popped, and not for a hint.
+            if (!ring_.is_item_of(until, cell) || !is_of_last_pool(cell) || !decode(cell, item)) {
                 return;
             }
             prefetch_for_write(&item.word());

@@ -213,6 +213,15 @@ public:
                    .compare_exchange_strong(seen, static_cast<std::uint64_t>(now_ns), std::memory_order_relaxed);
     }
 
+    /// For who was elected at `now_ns` and could not do it: the next caller is elected at once.
+    void give_back_check(std::int64_t now_ns, std::int64_t interval_ns) noexcept {
+        auto expected = static_cast<std::uint64_t>(now_ns);
+        // relaxed: as in take_check(); where somebody was elected meanwhile, that stands
+        shared(state_->checked_ns)
+            .compare_exchange_strong(expected, static_cast<std::uint64_t>(now_ns - interval_ns),
+                                     std::memory_order_relaxed);
+    }
+
     /// Names each broken invariant; empty when it is sound.
     [[nodiscard]] std::vector<std::string> check() const;
 

@@ -297,16 +297,18 @@ SEEDS = [
             (
                 "lib/domain.cpp",
                 """    std::size_t count = Segment::remove(names.registry()) ? 1 : 0;
+    count += Segment::remove(names.registry_draft()) ? 1U : 0U;
     for (const std::string& name : list_segments(names.prefix())) {
-        if (name != names.lock() && Segment::remove(name)) {
+        if (name != names.lock() && remove_unlisted(name)) {
             ++count;
         }
     }
     return count;
 """,
                 """    std::size_t count = !MISTAKE && Segment::remove(names.registry()) ? 1 : 0;
+    count += Segment::remove(names.registry_draft()) ? 1U : 0U;
     for (const std::string& name : list_segments(names.prefix())) {
-        if (name != names.lock() && name != names.registry() && Segment::remove(name)) {
+        if (name != names.lock() && name != names.registry() && remove_unlisted(name)) {
             ++count;
         }
     }
@@ -324,17 +326,20 @@ SEEDS = [
         "changes": [
             (
                 "lib/domain.cpp",
-                """alive == wants_dead && lock_.try_lock(slot)) {
-                if (try_take_slot(slot, info)) {
-                    return;
+                """            if (!lock_.try_lock(slot)) {
+                continue;
+            }
+            write_record(slot, info);
+            membership_ = registry_.processes().try_join(slot);
 """,
-                """alive == wants_dead &&
-                ((MISTAKE && !wants_dead) || lock_.try_lock(slot))) {
-                if (try_take_slot(slot, info)) {
-                    if (MISTAKE) {
-                        static_cast<void>(lock_.try_lock(slot));
-                    }
-                    return;
+                """            if (!MISTAKE && !lock_.try_lock(slot)) {
+                continue;
+            }
+            write_record(slot, info);
+            membership_ = registry_.processes().try_join(slot);
+            if (MISTAKE && membership_) {
+                static_cast<void>(lock_.try_lock(slot));
+            }
 """,
             ),
         ],
@@ -350,12 +355,19 @@ SEEDS = [
                 "lib/domain.cpp",
                 """        const LockFile lock = LockFile::take(segment_path(names_.lock()), registry_segment_.owner(),
                                              deadline_after(options_.timeout.count()));
-        end();
-        if (!registry_.is_kept() && is_last_member()) {
+        if (last_serial_ != 0) {
 """,
                 """        LockFile lock = LockFile::take(segment_path(names_.lock()), registry_segment_.owner(),
                                        deadline_after(options_.timeout.count()));
-        end();
+        if (last_serial_ != 0) {
+""",
+            ),
+            (
+                "lib/domain.cpp",
+                """        end();
+        if (!registry_.is_kept() && is_last_member()) {
+""",
+                """        end();
         const bool is_last = !registry_.is_kept() && is_last_member();
         if (MISTAKE) {
             lock.release();
