@@ -308,6 +308,7 @@ LockFile LockFile::take(const std::string& path, const FileOwner& owner, Deadlin
     const std::string what = "cannot take the lock " + path;
     const bool may_create = owner.user == geteuid() || geteuid() == 0;
     std::int64_t sleep_ns = first_sleep_ns;
+    bool was_overtaken = false;
     const auto is_over = [&] {
         const std::int64_t now_ns = monotonic_ns();
         if (now_ns >= deadline_ns) {
@@ -329,9 +330,11 @@ LockFile LockFile::take(const std::string& path, const FileOwner& owner, Deadlin
             }
             lock = LockDescriptor::open_listed(path, O_RDWR | O_CREAT | O_EXCL, 0600);
             if (lock.number_ < 0 && (errno == EEXIST || errno == ENOENT)) {
-                if (is_over()) {
+                // Once it may happen to anybody, who was stopped in between for longer than the deadline too.
+                if (was_overtaken && is_over()) {
                     throw_error(errc::busy, what + ": others make and remove it all the time; try again");
                 }
+                was_overtaken = true;
                 continue;
             }
         }

@@ -118,7 +118,8 @@ class Examples(unittest.TestCase):
         self.assert_nothing_is_left()
 
     def test_when_all_were_killed_the_next_ones_go_on(self):
-        camera = self.start_producer("--rate", 1000)
+        # Small frames, seldom: so that it sleeps after each also where all is slow.
+        camera = self.start_producer("--rate", 100, "--bytes", 1000)
         viewer = self.start_consumer()
         self.wait_for(viewer, r"^[1-9]\d* frames seen")
         self.kill(viewer)

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cinttypes>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -118,6 +120,17 @@ std::string new_domain_name() {
 void remove_all(const std::string& prefix) {
     for (const std::string& name : weir::list_segments(prefix)) {
         weir::Segment::remove(name);
+    }
+}
+
+/// Of runs of this program that were ended before they could do so themselves.
+void remove_leftovers() {
+    const std::string all = "weir+" + std::to_string(geteuid()) + "+crash-";
+    for (const std::string& name : weir::list_segments(all)) {
+        const auto pid = static_cast<pid_t>(std::strtol(name.c_str() + all.size(), nullptr, 10));
+        if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) {
+            weir::Segment::remove(name);
+        }
     }
 }
 
@@ -509,16 +522,15 @@ void plan(const DomainCase& one, const Pass& pass, std::size_t which, const Opti
             jobs.push_back(
                 {which, pass.classes[number], static_cast<Way>(way++ % way_count), static_cast<int>(number)});
         }
-        way += options.full ? 0 : 1; // another one begins in the next class
+        way += ways % 2 == 0 ? 1 : 0; // by odd numbers, so that each way comes to each class's neighbours
     }
     if (options.full || options.every_call) {
         // Behind each system call, where what it has told is about to be used: those who go on, beside others.
         for (std::uint32_t call = 0; call <= pass.calls.size(); ++call) {
-            for (const Way beside :
-                 {Way::continued_with_newcomer, Way::continued_and_left, Way::continued_after_reaping}) {
-                if (beside == Way::continued_with_newcomer || one.has_keeper) {
-                    jobs.push_back({which, {call, 0, 0}, beside, -1});
-                }
+            jobs.push_back({which, {call, 0, 0}, Way::continued_with_newcomer, -1});
+            if (one.has_keeper) {
+                const Way beside = call % 2 == 0 ? Way::continued_after_reaping : Way::continued_and_left;
+                jobs.push_back({which, {call, 0, 0}, beside, -1});
             }
         }
     }
@@ -640,6 +652,7 @@ int run(const Options& options) {
         return 77;
     }
     name_prefix();
+    remove_leftovers();
     crash::bind_to_processor(0);
     std::vector<DomainCase> cases = crash::domain_cases();
     const auto is_wanted = [&](const std::string& name) {
@@ -786,7 +799,7 @@ int main(int argument_count, char** arguments) {
             return 0;
         } else if (argument == "--full") {
             options.full = true;
-            options.random_places = 200;
+            options.random_places = 60;
             options.pair_rounds = 20;
         } else if (argument == "--every-call") {
             options.every_call = true;
