@@ -794,8 +794,8 @@ TEST_CASE("huge pages are obtained as verified, or a note says what was") {
 }
 
 TEST_CASE("what was pre-faulted is read without a fault") {
-    if (test::has_thread_sanitizer) {
-        WARN("skipped: ThreadSanitizer's own bookkeeping makes page faults");
+    if (test::is_sanitized) {
+        WARN("skipped: the sanitizer's own bookkeeping makes page faults");
         return;
     }
     const Name name;

@@ -96,12 +96,13 @@ struct ChildEnd {
     [[nodiscard]] int signal() const noexcept { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; }
 };
 
-#if defined(__SANITIZE_THREAD__)
-inline constexpr bool has_thread_sanitizer = true;
+/// Whether a sanitizer keeps books about memory of its own, which makes page faults.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr bool is_sanitized = true;
 #elif defined(__has_feature)
-inline constexpr bool has_thread_sanitizer = __has_feature(thread_sanitizer);
+inline constexpr bool is_sanitized = __has_feature(thread_sanitizer) || __has_feature(address_sanitizer);
 #else
-inline constexpr bool has_thread_sanitizer = false;
+inline constexpr bool is_sanitized = false;
 #endif
 
 /// Ends a child as failed, and says why.
