@@ -395,10 +395,13 @@ TEST_CASE("a consumer waits for a producer to come, and for the next one after t
         CHECK(in.stream_end() == (is_killed ? StreamEnd::died : StreamEnd::closed));
         CHECK_FALSE(in.wait_for_producer(0ns));
     }
+    std::atomic<bool> has_come{false};
     std::thread comes_later([&] {
         std::this_thread::sleep_for(5ms);
         const Producer out = domain.producer("raw");
-        std::this_thread::sleep_for(5ms);
+        while (!has_come) {
+            std::this_thread::sleep_for(1ms);
+        }
     });
     JoinOptions rarely;
     rarely.recheck_interval_ns = 3'600'000'000'000;
@@ -407,6 +410,7 @@ TEST_CASE("a consumer waits for a producer to come, and for the next one after t
         Consumer patient =
             other.consumer("raw", {}, {.spin_count = 0, .recheck_interval_ns = rarely.recheck_interval_ns});
         CHECK(patient.wait_for_producer(1h)); // it is woken
+        has_come = true;
     }
     comes_later.join();
 }
