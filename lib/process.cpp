@@ -1,6 +1,7 @@
 #include <weir/process.hpp>
 
 #include "files.hpp"
+#include "listed_descriptor.hpp"
 
 #include <weir/error.hpp>
 #include <weir/futex.hpp>
@@ -128,14 +129,15 @@ bool is_lock_of_another(int error) noexcept {
 
 } // namespace
 
-// ---- LockDescriptor ----------------------------------------------------------------------------------------
+// ---- ListedDescriptor --------------------------------------------------------------------------------------
 
-LockDescriptor LockDescriptor::open_listed(const std::string& path, int flags, mode_t mode) noexcept {
-    LockDescriptor opened;
+namespace detail {
+
+ListedDescriptor open_listed(const std::function<int()>& open, const std::function<void(int)>& close) {
     DescriptorNode* node = reserve_node();
     if (node == nullptr || atfork_error != 0) {
         errno = ENOMEM;
-        return opened;
+        return {};
     }
     // relaxed: this thread wrote it, in reserve_node()
     const std::uint64_t serial = node->word.load(std::memory_order_relaxed) & ~number_mask;
@@ -148,7 +150,7 @@ LockDescriptor LockDescriptor::open_listed(const std::string& path, int flags, m
             sched_yield();
             continue;
         }
-        const int number = detail::open_file(path, flags, mode);
+        const int number = open();
         if (number < 0) {
             error = errno;
             break;
@@ -158,29 +160,63 @@ LockDescriptor LockDescriptor::open_listed(const std::string& path, int flags, m
         node->word.store(listed, std::memory_order_seq_cst);
         // (6) seq_cst: no fork has begun, so no child has the descriptor without its entry; pairs with (1)
         if (forks_begun.load(std::memory_order_seq_cst) == forks) {
-            opened.number_ = number;
-            opened.opener_ = getpid();
-            opened.node_ = node;
-            opened.listed_ = listed;
-            struct stat status {};
-            if (fstat(number, &status) != 0) {
-                error = errno;
-                opened.close();
-                errno = error;
-                return opened;
-            }
-            opened.file_ = detail::id_of(status);
-            return opened;
+            return {number, node, listed};
         }
-        // The child may have this one. It never had a lock, and it never will.
         // relaxed: this thread alone uses the node
         node->word.store(serial | number_reserved, std::memory_order_relaxed);
-        ::close(number);
-        flags &= ~O_EXCL; // the file that was created is ours, and is opened again
+        close(number);
     }
     // relaxed: giving a node back hands nothing over
     node->word.store(serial, std::memory_order_relaxed);
     errno = error;
+    return {};
+}
+
+bool ListedDescriptor::is_listed() const noexcept {
+    // relaxed: only fork() and the descriptor's owner change the word while it lists this descriptor
+    return node != nullptr && node->word.load(std::memory_order_relaxed) == listed;
+}
+
+bool ListedDescriptor::unlist() noexcept {
+    std::uint64_t expected = listed;
+    // relaxed: giving a node back hands nothing over; in a forked child it is not ours any more
+    return node != nullptr && node->word.compare_exchange_strong(expected, listed & ~number_mask,
+                                                                 std::memory_order_relaxed, std::memory_order_relaxed);
+}
+
+} // namespace detail
+
+// ---- LockDescriptor ----------------------------------------------------------------------------------------
+
+LockDescriptor LockDescriptor::open_listed(const std::string& path, int flags, mode_t mode) noexcept {
+    LockDescriptor opened;
+    try {
+        const auto open = [&path, &flags, mode] {
+            const int number = detail::open_file(path, flags, mode);
+            flags &= ~O_EXCL; // where it is opened again, the file that was created is ours
+            return number;
+        };
+        // One that a child may have never had a lock, and never will.
+        const detail::ListedDescriptor listed = detail::open_listed(open, [](int number) { ::close(number); });
+        if (listed.number < 0) {
+            return opened;
+        }
+        opened.number_ = listed.number;
+        opened.opener_ = getpid();
+        opened.node_ = listed.node;
+        opened.listed_ = listed.listed;
+    } catch (const std::bad_alloc&) {
+        errno = ENOMEM;
+        return opened;
+    }
+    struct stat status {};
+    if (fstat(opened.number_, &status) != 0) {
+        const int error = errno;
+        opened.close();
+        errno = error;
+        return opened;
+    }
+    opened.file_ = detail::id_of(status);
     return opened;
 }
 
@@ -221,8 +257,7 @@ LockDescriptor::~LockDescriptor() {
 }
 
 bool LockDescriptor::is_own() const noexcept {
-    // relaxed: only fork() and this handle's owner change the word while it lists this descriptor
-    return node_ != nullptr && node_->word.load(std::memory_order_relaxed) == listed_ && getpid() == opener_;
+    return detail::ListedDescriptor{number_, node_, listed_}.is_listed() && getpid() == opener_;
 }
 
 bool LockDescriptor::is_intact() const noexcept {
@@ -242,10 +277,7 @@ void LockDescriptor::close() noexcept {
     }
     struct stat status {};
     const bool is_same = fstat(number_, &status) == 0 && detail::id_of(status) == file_;
-    std::uint64_t expected = listed_;
-    // relaxed: giving a node back hands nothing over; in a forked child it is not ours any more
-    const bool was_listed = node_->word.compare_exchange_strong(expected, listed_ & ~number_mask,
-                                                                std::memory_order_relaxed, std::memory_order_relaxed);
+    const bool was_listed = detail::ListedDescriptor{number_, node_, listed_}.unlist();
     if (was_listed && is_same) {
         ::close(number_);
     }
