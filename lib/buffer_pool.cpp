@@ -233,6 +233,10 @@ BufferPtr BufferPool::search_after(std::uint32_t index, BufferPoolView::Take fai
     return search();
 }
 
+BufferPtr BufferPool::try_allocate_by_scan() noexcept {
+    return view_->is_foreign() ? BufferPtr() : fresh(view_->try_take_by_scan());
+}
+
 BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& wait) noexcept {
     BufferPtr buffer = try_allocate();
     if (buffer || view_->is_foreign()) {
@@ -250,7 +254,7 @@ BufferPtr BufferPool::allocate_until(DeadlineNs deadline_ns, const WaitOptions& 
             const std::int64_t begin_ns = monotonic_ns();
             slices.recheck_interval_ns = std::min(wait.recheck_interval_ns, scan_due_ns - begin_ns);
             if (begin_ns >= scan_due_ns) {
-                buffer = fresh(view_->try_take_by_scan());
+                buffer = try_allocate_by_scan();
                 const std::int64_t end_ns = monotonic_ns();
                 scan_due_ns = end_ns + pause_per_scan * (end_ns - begin_ns);
                 slices.recheck_interval_ns = wait.recheck_interval_ns;

@@ -256,6 +256,11 @@ StreamEnd PortView::look_at_members(PortEnd end) const noexcept {
     return result;
 }
 
+bool PortView::is_attached_by_us(PortEnd end) const noexcept {
+    const Member member = Member::of(load_shared(member_word(end, membership_.slot)));
+    return member.handle_count > 0 && member.incarnation == membership_.incarnation;
+}
+
 PortCounterLine& PortView::take_counter_line(PortEnd end, bool& is_own) noexcept {
     const auto number = static_cast<unsigned>(end);
     for (PortCounterLine& line : state_->counter_lines[number]) {

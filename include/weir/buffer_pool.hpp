@@ -486,6 +486,11 @@ public:
         return {view, index, 0};
     }
 
+    /// As try_allocate(), but looks at every buffer, so that nothing means that none was free.
+    /// Progress: lock-free; takes time proportional to the pool.
+    /// If the caller dies here: as in try_allocate(). [crash: allocate, wait_for_buffer]
+    [[nodiscard]] BufferPtr try_allocate_by_scan() noexcept;
+
     /// Waits until a buffer is free. Empty only in a forked child, see last_error().
     /// Progress: blocking.
     /// If the caller dies here: as in try_allocate(). [crash: allocate, wait_for_buffer]

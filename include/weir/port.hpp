@@ -302,6 +302,9 @@ public:
     /// Whether `end` has a handle of a live member.
     [[nodiscard]] bool is_attached(PortEnd end) const noexcept { return look_at_members(end) == StreamEnd::open; }
 
+    /// Whether this membership has a handle of `end`.
+    [[nodiscard]] bool is_attached_by_us(PortEnd end) const noexcept;
+
     /// Counts a handle of this process in or out.
     /// Throws: not_a_member, table_full, used_after_fork.
     void attach(PortEnd end);
@@ -520,11 +523,27 @@ public:
     /// If the caller dies here: a prefix of the buffers was pushed. [crash: push_batch, wait_for_room]
     std::size_t push(std::span<BufferPtr> buffers) noexcept;
 
+    /// try_push() again, for who waits for room in its own way: a port that is still full is not counted anew, and with
+    /// `looks_at_consumers` closed is certain.
+    /// Progress: lock-free.
+    /// If the caller dies here: as in try_push(). [crash: push, push_full_again]
+    [[nodiscard]] PushResult retry_push(BufferPtr&& buffer, bool looks_at_consumers) noexcept {
+        const PushResult result = push_quietly(buffer, looks_at_consumers);
+        if (result == PushResult::ok) {
+            notify();
+        }
+        return result;
+    }
+
     [[nodiscard]] PushResult last_result() const noexcept { return last_result_; }
     /// Why the last push that was PushResult::failed was so; pushes that succeed leave it as it is.
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
     /// What was wrong: the field of the shared memory, where last_error() is corrupt or unknown_buffer.
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
+
+    /// For who sleeps on several ports at once: the port, and that a sleep is counted.
+    [[nodiscard]] const std::shared_ptr<PortView>& view() const noexcept { return port_; }
+    void count_wait() noexcept { counter_.add(&PortCounters::waits, 1); }
 
 private:
     static constexpr std::uint32_t consumer_look_interval = 256;
@@ -539,7 +558,7 @@ private:
     [[nodiscard]] PushResult push_dropping(BufferPoolView& pool, std::uint32_t index, unsigned reference) noexcept;
     void notify() noexcept;
     void before_sleep() noexcept {
-        counter_.add(&PortCounters::waits, 1);
+        count_wait();
         port_->recheck();
     }
 
@@ -632,6 +651,24 @@ public:
         return result;
     }
 
+    /// Whether there is a message, by one look at one cell; one that another consumer has just claimed counts.
+    /// Progress: wait-free.
+    /// If the caller dies here: nothing was changed. [crash: pop]
+    [[nodiscard]] bool may_have_message() const noexcept {
+        return !port_->ring().is_empty_of(position_, port_->ring().load_cell(position_));
+    }
+    /// Whether there is a message, by a look at all that can be one.
+    /// Progress: lock-free.
+    /// If the caller dies here: nothing was changed but claimed cells cleared. [crash: pop_behind_claim]
+    [[nodiscard]] bool has_message() noexcept {
+        bool cleared = false;
+        const bool has_one = port_->has_message(position_, cleared);
+        if (cleared) {
+            notify();
+        }
+        return has_one;
+    }
+
     /// Waits until pop() has something to wait for: a producer is attached, or a message is there. False: the time is over.
     /// For who goes on after the end of a stream, with the producer's next life.
     /// Progress: blocking.
@@ -642,6 +679,10 @@ public:
     [[nodiscard]] std::error_code last_error() const noexcept { return make_error_code(failure_.cause); }
     /// Which field of the shared memory was wrong, where last_error() is corrupt or unknown_buffer.
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
+
+    /// As a Producer's.
+    [[nodiscard]] const std::shared_ptr<PortView>& view() const noexcept { return port_; }
+    void count_wait() noexcept { counter_.add(&PortCounters::waits, 1); }
 
 private:
     [[nodiscard]] BufferPtr pop_quietly(bool& cleared) noexcept {
@@ -655,7 +696,7 @@ private:
     [[nodiscard]] BufferPtr pop_item(std::uint64_t cell, bool& cleared) noexcept;
     void notify() noexcept;
     void before_sleep() noexcept {
-        counter_.add(&PortCounters::waits, 1);
+        count_wait();
         port_->recheck();
     }
 
