@@ -6,6 +6,7 @@
 #include <cstring>
 #include <ctime>
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -153,7 +154,7 @@ namespace detail {
 DomainState::DomainState(DomainNames names, const JoinOptions& options, Segment registry)
     : names_(std::move(names)), options_(options), registry_segment_(std::move(registry)),
       registry_(registry_segment_.bytes()), lock_(LockDescriptor::open(segment_path(names_.registry()))),
-      stamp_(ForkStamp::capture()), ports_(port_count_max) {
+      stamp_(ForkStamp::capture()), ports_(port_count_max), claims_(port_count_max) {
     if (lock_.file() != registry_segment_.file()) {
         throw_error(errc::busy, "domain " + names_.domain() + ": its registry was just replaced; join again");
     }
@@ -536,6 +537,42 @@ std::vector<DomainState::MappedPort*> DomainState::ports() {
     return all;
 }
 
+bool DomainState::has_ending_member() const noexcept {
+    const std::uint64_t here = registry_.record(membership_->slot).pid_namespace;
+    for (unsigned number = 0; number < process_slot_count; ++number) {
+        const auto slot = static_cast<std::uint8_t>(number);
+        const MemberRecord& record = registry_.record(slot);
+        if (slot == membership_->slot || !registry_.processes().entry(slot).alive || here == 0 ||
+            record.pid_namespace != here || is_lock_free(slot)) {
+            continue;
+        }
+        const Descriptor process(open_pidfd(record.pid, record.start_time_ticks, record.pid_namespace));
+        pollfd ended{process.number(), POLLIN, 0};
+        if (process.number() < 0 || poll(&ended, 1, 0) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// The bytes behind those of the members' lives.
+bool DomainState::try_claim(std::uint32_t port_id) {
+    const std::lock_guard guard(mutex_);
+    if (claims_[port_id] || !lock_.try_lock(process_slot_count + port_id)) {
+        return false;
+    }
+    claims_[port_id] = true;
+    return true;
+}
+
+void DomainState::release_claim(std::uint32_t port_id) noexcept {
+    const std::lock_guard guard(mutex_);
+    if (claims_[port_id]) {
+        claims_[port_id] = false;
+        lock_.unlock(process_slot_count + port_id);
+    }
+}
+
 BufferPoolView* DomainState::find_pool(std::uint32_t id) noexcept {
     const auto lies_in = [id](const BufferPoolView& view) noexcept {
         return id - view.first_buffer() < view.buffer_count();
@@ -781,6 +818,16 @@ ReapReport Domain::reap() noexcept {
     return state_->reap();
 }
 
+bool Domain::try_claim(const Port& port) {
+    return state().try_claim(port.options().port_id);
+}
+
+void Domain::release_claim(const Port& port) noexcept {
+    if (state_ != nullptr && !state_->is_inherited()) {
+        state_->release_claim(port.options().port_id);
+    }
+}
+
 void Domain::keep() noexcept {
     if (state_ != nullptr && !state_->is_inherited()) {
         state_->registry().keep();
@@ -926,34 +973,35 @@ ReapReport PeerWatch::handle() {
             }
         }
     }
-    const std::vector<MemberInfo> members = domain_.members();
-    std::erase_if(watched_, [this, &members](Watched& peer) {
-        const bool is_gone = std::ranges::none_of(members, [&peer](const MemberInfo& member) {
-            return member.slot == peer.slot && member.incarnation == peer.incarnation;
-        });
+    detail::DomainState& state = domain_.state();
+    const ProcessTable& table = state.registry().processes();
+    std::erase_if(watched_, [this, &table](Watched& peer) {
+        const bool is_gone = !table.is_alive(peer.slot, peer.incarnation);
         if (is_gone) {
             stop_watching(peer);
         }
         return is_gone;
     });
-    for (const MemberInfo& member : members) {
-        const bool is_listed = std::ranges::any_of(watched_, [&member](const Watched& peer) {
-            return member.slot == peer.slot && member.incarnation == peer.incarnation;
+    for (unsigned number = 0; number < process_slot_count; ++number) {
+        const auto slot = static_cast<std::uint8_t>(number);
+        const ProcessTable::Entry entry = table.entry(slot);
+        const bool is_listed = std::ranges::any_of(watched_, [slot, &entry](const Watched& peer) {
+            return peer.slot == slot && peer.incarnation == entry.incarnation;
         });
-        if (member.is_self || is_listed) {
+        if (!entry.alive || slot == state.membership().slot || is_listed) {
             continue;
         }
         watched_.reserve(watched_.size() + 1); // before the descriptor is there that would be lost
-        const int descriptor =
-            open_pidfd(member.process.pid, member.process.start_time_ticks, member.process.pid_namespace);
+        const MemberRecord& record = state.registry().record(slot);
+        const int descriptor = open_pidfd(record.pid, record.start_time_ticks, record.pid_namespace);
         if (descriptor < 0) {
             continue;
         }
         epoll_event wanted{};
         wanted.events = EPOLLIN;
-        wanted.data.u64 = member.slot;
+        wanted.data.u64 = slot;
         if (epoll_ctl(epoll_, EPOLL_CTL_ADD, descriptor, &wanted) == 0) {
-            watched_.push_back({member.slot, member.incarnation, descriptor});
+            watched_.push_back({slot, entry.incarnation, descriptor});
         } else {
             close(descriptor);
         }

@@ -52,6 +52,11 @@ public:
 
     ReapReport reap() noexcept;
 
+    /// Whether some other member's process seems to have ended, though its lock is held still: a hint.
+    [[nodiscard]] bool has_ending_member() const noexcept;
+    [[nodiscard]] bool try_claim(std::uint32_t port_id);
+    void release_claim(std::uint32_t port_id) noexcept;
+
     [[nodiscard]] BufferPoolView* find_pool(std::uint32_t id) noexcept override;
     void recheck() noexcept override;
 
@@ -62,6 +67,10 @@ public:
     [[nodiscard]] bool is_inherited() const noexcept { return stamp_.is_foreign(); }
     /// Whether the member of a slot, which is not this one, is proven dead: nobody holds its lock.
     [[nodiscard]] bool is_lock_free(std::uint8_t slot) const noexcept { return !lock_.is_locked_by_other(slot); }
+    /// What an io_uring registers, so that this member counts as alive until its last request has ended.
+    [[nodiscard]] int lock_number() const noexcept { return lock_.number(); }
+    /// As people see this member.
+    [[nodiscard]] std::string process_name() { return registry_.record(membership_->slot).name; }
     [[nodiscard]] std::string notes();
 
 private:
@@ -96,6 +105,7 @@ private:
     std::mutex mutex_; ///< for what follows; not for the views that are published in pool_views_
     std::array<std::unique_ptr<MappedPool>, pool_count_max> pools_;
     std::vector<std::unique_ptr<MappedPort>> ports_;
+    std::vector<bool> claims_; ///< of ports, by number
     std::uint16_t last_serial_ = 0;
     std::string notes_;
     std::array<std::atomic<BufferPoolView*>, pool_count_max> pool_views_{};

@@ -104,6 +104,7 @@ struct ReapReport {
 
 namespace detail {
 class DomainState;
+class SchedulerState;
 } // namespace detail
 
 /// A handle on a membership. Cheap to copy.
@@ -160,6 +161,13 @@ public:
     /// [crash: domain_reap, domain_reap_nobody, domain_two_at_once]
     ReapReport reap() noexcept;
 
+    /// Claims a port for this membership alone, among those who claim it too: a lock, which ends with the process or with
+    /// release_claim(). False: another membership, or another claim of this one, has it. Nothing but claims is excluded.
+    /// Throws: std::system_error where the kernel has no memory for the lock.
+    /// If the caller dies here: the kernel takes its claims away. [crash: none, a lock has no state beyond the kernel's]
+    [[nodiscard]] bool try_claim(const Port& port);
+    void release_claim(const Port& port) noexcept;
+
     /// From now on the last member that leaves leaves the names.
     void keep() noexcept;
 
@@ -191,6 +199,7 @@ public:
 
 private:
     friend class PeerWatch;
+    friend class detail::SchedulerState;
 
     explicit Domain(std::shared_ptr<detail::DomainState> state) noexcept : state_(std::move(state)) {}
     [[nodiscard]] detail::DomainState& state() const;
