@@ -41,7 +41,7 @@ public:
     /// If the caller dies here: the bit stays and costs one needless wake. [crash: wait]
     [[nodiscard]] std::uint32_t prepare() noexcept {
         // (1) seq_cst: the bit is set before the condition is looked at again; pairs with (2), (3), (4), and (1) in
-        // reference.hpp, (1) in ring.hpp, (2) in process_table.hpp, (1) in port.hpp
+        // reference.hpp, (1) in ring.hpp, (2) in process_table.hpp, (1) in port.hpp, (1) in io_thread.hpp, (3) in worker.hpp
         return shared(*word_).fetch_or(waiting_bit, std::memory_order_seq_cst) | waiting_bit;
     }
 
@@ -56,13 +56,16 @@ public:
         return (shared(*word_).load(std::memory_order_seq_cst) & waiting_bit) != 0;
     }
 
+    /// What sleepers give to the kernel, for who sleeps on several at once; they go by prepare() all the same.
+    [[nodiscard]] const std::uint32_t& word() const noexcept { return *word_; }
+
     /// Wakes all who wait, if there are any; the caller has published (seq_cst) what they wait for.
     /// Returns true where a wake was sent.
     /// Progress: wait-free.
     /// If the caller dies here: who sleeps learns of the change at its next re-check. [crash: notify]
     bool notify() noexcept {
         // (2) seq_cst: looks for waiters after the publication; pairs with (1), and (6), (7) in reference.hpp, (2), (3)
-        // in ring.hpp, (1) in process_table.hpp, (2), (3) in port.cpp
+        // in ring.hpp, (1) in process_table.hpp, (2), (3) in port.cpp, (2) in io_thread.cpp, (1) in scheduler.cpp
         const std::uint32_t seen = shared(*word_).load(std::memory_order_seq_cst);
         return (seen & waiting_bit) != 0 && wake_all(*word_, seen);
     }
@@ -73,7 +76,7 @@ private:
     [[gnu::noinline]] static bool wake_all(std::uint32_t& word, std::uint32_t seen) noexcept {
         // (3) seq_cst, on failure seq_cst: the next epoch, nobody waiting. One attempt: where it fails, another notifier
         // has moved the epoch on after our publication, and wakes; who sets the bit after that sees our publication;
-        // pairs with (1)
+        // pairs with (1), and (1) in sleeper_futex.cpp
         if (!shared(word).compare_exchange_strong(seen, (seen & ~waiting_bit) + 2, std::memory_order_seq_cst,
                                                   std::memory_order_seq_cst)) {
             return false;

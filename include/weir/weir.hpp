@@ -5,12 +5,15 @@
 // - process, segment, ring, event_count, process_table, free_hints: shared structures, each usable alone;
 // - buffer_pool: buffers with attributed references, BufferPtr, SharedBufferAllocator;
 // - port: Producer and Consumer on a queue of buffer references;
-// - reap: what a dead process held comes back.
+// - reap: what a dead process held comes back;
+// - domain: programs find each other, and each other's pools and ports, by name;
+// - block, scheduler: units of work, and the threads that run them.
 //
 // Each header opens with what it is for, who may call what at the same time, and what happens when a process dies inside.
 // docs/design.md explains why it is built this way.
 #pragma once
 
+#include <weir/block.hpp>
 #include <weir/buffer_pool.hpp>
 #include <weir/domain.hpp>
 #include <weir/error.hpp>
@@ -28,4 +31,5 @@
 #include <weir/reference.hpp>
 #include <weir/registry.hpp>
 #include <weir/ring.hpp>
+#include <weir/scheduler.hpp>
 #include <weir/segment.hpp>
