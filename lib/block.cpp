@@ -222,6 +222,11 @@ bool OutputPort::Edge::poll() noexcept {
     return !pending;
 }
 
+/// Nobody is left who takes anything: that is said once, because a block may have other outputs.
+bool OutputPort::Edge::is_over() noexcept {
+    return port->is_closed_ && std::exchange(port->is_close_said_, true);
+}
+
 detail::Waitable::State OutputPort::Edge::look() {
     if (pending) {
         flush(true);
@@ -229,7 +234,7 @@ detail::Waitable::State OutputPort::Edge::look() {
             return State::nothing;
         }
     }
-    return port->is_closed_ ? State::over : State::something;
+    return is_over() ? State::over : State::something;
 }
 
 EventCount OutputPort::Edge::event() noexcept {

@@ -338,6 +338,7 @@ private:
         void close() noexcept override;
         /// Tries to push `pending`.
         void flush(bool looks_at_consumers);
+        [[nodiscard]] bool is_over() noexcept;
 
         OutputPort* port;
         InputPort* input; ///< of this scheduler, or null
@@ -360,6 +361,7 @@ private:
     std::vector<std::unique_ptr<Edge>> edges_;
     unsigned pending_count_ = 0;
     bool is_closed_ = false;
+    bool is_close_said_ = false;
 };
 
 /// Where a block gets free buffers: a pool that it sleeps on when there is none. A member of the block.
