@@ -7,13 +7,15 @@
 // - port: Producer and Consumer on a queue of buffer references;
 // - reap: what a dead process held comes back;
 // - domain: programs find each other, and each other's pools and ports, by name;
-// - block, scheduler: units of work, and the threads that run them.
+// - block, scheduler: units of work, and the threads that run them;
+// - blocks: ready-made ones, for files and to put between.
 //
 // Each header opens with what it is for, who may call what at the same time, and what happens when a process dies inside.
 // docs/design.md explains why it is built this way.
 #pragma once
 
 #include <weir/block.hpp>
+#include <weir/blocks.hpp>
 #include <weir/buffer_pool.hpp>
 #include <weir/domain.hpp>
 #include <weir/error.hpp>
