@@ -8,6 +8,7 @@
 #include <chrono>
 #include <fstream>
 #include <map>
+#include <set>
 #include <thread>
 
 #include <fcntl.h>
@@ -374,6 +375,237 @@ TEST_CASE("the last leaves while another joins, ten thousand times", "[domain]")
     CHECK(end_one.succeeded());
     CHECK(end_two.succeeded());
     CHECK(name.files().empty());
+}
+
+// --- A full table ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr PoolOptions pool_of_many{.buffer_bytes = 64, .buffer_count = 1024};
+constexpr PortOptions port_of_many{.capacity = 8, .when_full = WhenFull::drop_oldest};
+
+/// What a process that wants to be a member says to the test, in memory that both have.
+struct Candidate {
+    enum State : std::uint32_t { trying, joined, settled };
+
+    std::atomic<std::uint32_t> state;
+    std::uint32_t slot;
+    std::uint64_t incarnation;
+    std::atomic<std::uint32_t> reaped_count;
+};
+
+struct Candidates {
+    static constexpr std::size_t count_max = 2'000;
+
+    std::atomic<std::uint32_t> is_over;      ///< no more are killed: who is not in yet tries once more
+    std::atomic<std::uint32_t> joiners_reap; ///< nobody else does
+    Candidate all[count_max];
+};
+
+/// Tries to become a member until it is one or all deaths are over; then holds one buffer until it is killed.
+void be_a_candidate(std::string_view name, Candidates& candidates, Candidate& mine, std::uint64_t seed,
+                    bool is_reaper) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL); // there are too many of them to be left behind by a test that is interrupted
+    test::Random random(seed);
+    for (bool is_last_try = false; !is_last_try;) {
+        is_last_try = candidates.is_over.load() != 0;
+        JoinOptions options;
+        options.timeout = is_last_try ? std::chrono::nanoseconds(1h) : std::chrono::microseconds(random.below(20'000));
+        std::optional<Domain> domain;
+        try {
+            domain.emplace(Domain::join(name, options));
+        } catch (const std::system_error& error) {
+            expect(error.code() == errc::table_full || (error.code() == errc::busy && !is_last_try), error.what());
+            continue;
+        }
+        mine.slot = domain->membership().slot;
+        mine.incarnation = domain->membership().incarnation;
+        mine.state.store(Candidate::joined);
+        BufferPool frames = domain->pool("frames");
+        Producer out = domain->producer("raw");
+        const BufferPtr held = frames.try_allocate();
+        BufferPtr pushed = frames.try_allocate();
+        expect(held && pushed, "two buffers");
+        expect(out.try_push(std::move(pushed)) == PushResult::ok, "push");
+        mine.state.store(Candidate::settled);
+        for (;;) {
+            if (!is_reaper) {
+                pause();
+            }
+            if (candidates.joiners_reap.load() == 0) {
+                mine.reaped_count.fetch_add(domain->reap().ended_count);
+            }
+            std::this_thread::sleep_for(std::chrono::microseconds(random.below(3'000)));
+        }
+    }
+}
+
+/// Whether a child has ended, which it still can be waited for.
+bool has_ended(const Child& child) {
+    siginfo_t info{};
+    return waitid(P_PID, static_cast<id_t>(child.pid()), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+}
+
+} // namespace
+
+TEST_CASE("members of a full domain are killed while others try to join: as many get in as have died", "[domain]") {
+    struct Living {
+        std::unique_ptr<Child> child;
+        Candidate* candidate;
+        bool was_member; ///< since before this round
+    };
+    constexpr unsigned rounds = 24;
+    constexpr std::size_t places = process_slot_count - 1; // one is the test's own
+
+    test::Random random(test::seed());
+    CAPTURE(test::seed());
+    const Name name;
+    const Segment memory = Segment::anonymous(sizeof(Candidates));
+    auto& candidates = *new (memory.bytes().data()) Candidates;
+    std::size_t candidate_count = 0;
+    std::uint32_t reaped_count = 0;
+    std::uint32_t killed_count = 0;
+    std::uint32_t unknown_count = 0; // killed before they could say whether they were members
+    std::set<std::pair<std::uint32_t, std::uint64_t>> identities;
+    std::vector<Living> living;
+
+    Domain domain = Domain::join(name);
+    BufferPool frames = domain.pool("frames", pool_of_many);
+    static_cast<void>(domain.port("raw", port_of_many));
+
+    const auto start = [&] {
+        REQUIRE(candidate_count < Candidates::count_max);
+        Candidate& mine = candidates.all[candidate_count++];
+        const std::uint64_t seed = random.next();
+        const bool is_reaper = candidate_count % 64 == 0;
+        auto child = std::make_unique<Child>([&] { be_a_candidate(name, candidates, mine, seed, is_reaper); }, 1'000);
+        living.push_back({std::move(child), &mine, false});
+    };
+    const auto kill_one = [&](std::vector<Living>& dead) {
+        // Often one of the newest, which are at the end, and may be in the middle of joining.
+        const std::size_t choice = random.one_in(3) ? std::size_t{4} : living.size();
+        const auto victim = living.end() - 1 - static_cast<std::ptrdiff_t>(random.below(choice));
+        victim->child->kill(SIGKILL);
+        dead.push_back(std::move(*victim));
+        living.erase(victim);
+        ++killed_count;
+    };
+    const auto note = [&](const Living& one) {
+        const bool is_new = identities.emplace(one.candidate->slot, one.candidate->incarnation).second;
+        CHECK(is_new); // one slot's incarnation belongs to one membership
+    };
+    /// Until each has settled, or has given up, or has found something wrong.
+    const auto wait_for_all = [&] {
+        for (auto one = living.begin(); one != living.end();) {
+            while (one->candidate->state.load() != Candidate::settled && !has_ended(*one->child)) {
+                std::this_thread::sleep_for(200us);
+            }
+            if (one->candidate->state.load() == Candidate::settled && !has_ended(*one->child)) {
+                if (!one->was_member) {
+                    note(*one);
+                    one->was_member = true;
+                }
+                ++one;
+                continue;
+            }
+            const test::ChildEnd end = one->child->wait();
+            INFO(end.said);
+            CHECK(end.succeeded());
+            CHECK(one->candidate->state.load() == Candidate::trying);
+            one = living.erase(one);
+        }
+    };
+
+    for (std::size_t number = 0; number < places; ++number) {
+        start();
+    }
+    candidates.is_over.store(1);
+    wait_for_all();
+    REQUIRE(living.size() == places);
+
+    for (unsigned round = 0; round < rounds; ++round) {
+        CAPTURE(round);
+        CHECK(error_of([&] { return Domain::join(name); }) == errc::table_full);
+        candidates.is_over.store(0);
+        candidates.joiners_reap.store(round % 2);
+        const std::size_t kills = 1 + random.below(std::size_t{24});
+        const std::size_t newcomers = kills + random.below(std::size_t{8});
+        std::vector<Living> dead;
+        for (std::size_t killed = 0, come = 0; killed < kills || come < newcomers;) {
+            if (random.one_in(4)) {
+                std::this_thread::sleep_for(std::chrono::microseconds(random.below(2'000)));
+            }
+            if (candidates.joiners_reap.load() == 0 && random.one_in(8)) {
+                reaped_count += domain.reap().ended_count;
+            }
+            if (random.one_in(2) && come < newcomers) {
+                start();
+                ++come;
+            } else if (killed < kills) {
+                kill_one(dead);
+                ++killed;
+            }
+        }
+        for (Living& one : dead) {
+            const test::ChildEnd end = one.child->wait();
+            INFO(end.said);
+            CHECK(end.signal() == SIGKILL);
+            if (one.was_member) {
+                continue;
+            }
+            if (one.candidate->state.load() == Candidate::trying) {
+                ++unknown_count;
+            } else {
+                note(one);
+            }
+        }
+        // Nobody dies any more. Who has not got in tries once more, and exactly so many get in as there is room for.
+        candidates.is_over.store(1);
+        const std::size_t wanting = living.size();
+        wait_for_all();
+        CHECK(living.size() == std::min(wanting, places));
+        while (living.size() < places) {
+            start();
+        }
+        wait_for_all();
+        REQUIRE(living.size() == places);
+        CHECK(error_of([&] { return Domain::join(name); }) == errc::table_full);
+
+        reaped_count += domain.reap().ended_count;
+        const std::vector<MemberInfo> members = domain.members();
+        CHECK(members.size() == process_slot_count);
+        std::uint64_t membership_count = 0;
+        std::map<pid_t, MemberInfo> by_pid;
+        for (const MemberInfo& member : members) {
+            CHECK(member.is_alive);
+            membership_count += member.incarnation + 1;
+            by_pid[member.process.pid] = member;
+        }
+        // Who is alive is the member that it was when it joined: nobody has reaped it.
+        for (const Living& one : living) {
+            const MemberInfo& member = by_pid[one.child->pid()];
+            CHECK(member.slot == one.candidate->slot);
+            CHECK(member.incarnation == one.candidate->incarnation);
+        }
+        // And who is dead was reaped once: each membership, the test's too, had one incarnation and no more.
+        CHECK(membership_count >= identities.size() + 1);
+        CHECK(membership_count <= identities.size() + 1 + unknown_count);
+        DomainCensus census;
+        CHECK(check(domain, &census).empty());
+        CHECK(census.held_reference_count == places);
+        CHECK(census.free_count + census.held_reference_count + census.queued_reference_count ==
+              pool_of_many.buffer_count);
+    }
+    for (std::size_t number = 0; number < candidate_count; ++number) {
+        reaped_count += candidates.all[number].reaped_count.load();
+    }
+    CHECK(reaped_count <= killed_count);
+    living.clear();
+    static_cast<void>(domain.reap());
+    CHECK(domain.members().size() == 1);
+    DomainCensus census;
+    CHECK(check(domain, &census).empty());
+    CHECK(census.held_reference_count == 0);
 }
 
 // --- Users -----------------------------------------------------------------------------------------------------------
