@@ -315,8 +315,10 @@ bool LockDescriptor::is_locked_by_other(std::uint64_t byte) const noexcept {
 
 namespace {
 
+// The lock is not queued for: who waits looks again and again. Who looks seldom is overtaken for seconds by programs that
+// join and leave all the time; 250 that look more often than this keep the processors from whom they wait for.
 constexpr std::int64_t first_sleep_ns = 50'000;
-constexpr std::int64_t longest_sleep_ns = 4'000'000;
+constexpr std::int64_t longest_sleep_ns = 1'000'000;
 
 // A lock file of no bytes is not finished: its creator has still to give it its owner and mode, or died before.
 constexpr off_t finished_bytes = 1;

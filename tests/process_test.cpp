@@ -787,6 +787,38 @@ TEST_CASE("a lock file lets one process at a time through, though holders are ki
     CHECK(lock.is_held());
 }
 
+TEST_CASE("two that hold a lock file nearly all the time do not keep a third from it") {
+    const File file(false);
+    const Segment memory = Segment::anonymous(sizeof(std::atomic<std::uint64_t>));
+    auto& taken_count = *new (memory.bytes().data()) std::atomic<std::uint64_t>;
+    const auto take_all_the_time = [&] {
+        for (;;) {
+            const LockFile lock = LockFile::take(file.path(), own_files_only(), deadline_never);
+            const std::int64_t begin_ns = monotonic_ns();
+            while (monotonic_ns() < begin_ns + ms / 5) {
+            }
+            taken_count.fetch_add(1);
+        }
+    };
+    test::Child one(take_all_the_time);
+    test::Child other(take_all_the_time);
+    while (taken_count.load() == 0) {
+        sched_yield();
+    }
+    constexpr std::uint64_t rounds = 10;
+    std::uint64_t overtaken_count = 0;
+    for (std::uint64_t round = 0; round < rounds; ++round) {
+        const std::uint64_t before = taken_count.load();
+        while (taken_count.load() == before) { // until one of them has it again
+            sched_yield();
+        }
+        const LockFile lock = LockFile::take(file.path(), own_files_only(), deadline_never);
+        overtaken_count += taken_count.load() - before;
+    }
+    // By how many it is overtaken depends on how often it looks, and little on how busy this machine is.
+    CHECK(overtaken_count / rounds < 5'000);
+}
+
 TEST_CASE("a forked child does not hold its parent's lock file") {
     const File file(false);
     LockFile lock = LockFile::take(file.path(), own_files_only(), 0);
