@@ -18,30 +18,6 @@
 
 namespace {
 
-/// A domain of this benchmark's own, which is gone at the end.
-class Name {
-public:
-    Name() : name_("bench." + std::to_string(getpid())) {}
-    Name(const Name&) = delete;
-    Name& operator=(const Name&) = delete;
-    ~Name() {
-        weir::Domain::RemoveOptions options;
-        options.force = true;
-        options.lock_file = true;
-        weir::Domain::remove(name_, options);
-    }
-    [[nodiscard]] const std::string& text() const noexcept { return name_; }
-
-private:
-    std::string name_;
-};
-
-double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-}
-
 void collect(pid_t child) {
     while (waitpid(child, nullptr, 0) < 0) {
         bench::require(errno == EINTR, "a child is gone");
@@ -89,7 +65,7 @@ double spawn_ns() {
 }
 
 void measure_join(bench::Results& results) {
-    const Name name;
+    const bench::DomainName name;
     const weir::Domain stays = weir::Domain::join(name.text());
     std::vector<double> joins, spawns, leaves;
     for (std::uint64_t round = 0; round < bench::scaled(100, 2); ++round) {
@@ -101,9 +77,9 @@ void measure_join(bench::Results& results) {
         domain.leave();
         leaves.push_back(leaving.elapsed_ns());
     }
-    results["join_ns"] = median(joins);
-    results["leave_ns"] = median(leaves);
-    results["spawn_ns"] = median(spawns);
+    results["join_ns"] = bench::median(joins);
+    results["leave_ns"] = bench::median(leaves);
+    results["spawn_ns"] = bench::median(spawns);
 }
 
 struct Size {
@@ -151,7 +127,7 @@ double reap_ns(const std::string& name, weir::Domain& survivor, const Size& size
 }
 
 double reap_ns(const Size& size, std::uint64_t death_count) {
-    const Name name;
+    const bench::DomainName name;
     weir::Domain survivor = weir::Domain::join(name.text());
     weir::BufferPool pool = survivor.pool("pool", {.buffer_bytes = 64, .buffer_count = size.buffer_count});
     for (std::uint32_t number = 0; number < size.port_count; ++number) {
@@ -165,7 +141,7 @@ double reap_ns(const Size& size, std::uint64_t death_count) {
     }
     bench::require(pool.free_count() == size.buffer_count, "buffers are lost");
     bench::require(survivor.check().empty(), "the domain is broken");
-    return median(times);
+    return bench::median(times);
 }
 
 void measure_reap(bench::Results& results) {
@@ -179,7 +155,7 @@ void measure_reap_largest(bench::Results& results) {
 
 /// From SIGKILL to a peer's knowing: one that waits in pop() for the end of the stream, and one that watches pidfds.
 void measure_death(bench::Results& results) {
-    const Name name;
+    const bench::DomainName name;
     weir::Domain domain = weir::Domain::join(name.text());
     weir::Consumer in = domain.consumer("raw", {.capacity = 8});
     std::vector<double> by_recheck, by_watch, interval_shares;
@@ -223,9 +199,9 @@ void measure_death(bench::Results& results) {
         }
     }
     results["recheck_max_ns"] = *std::max_element(by_recheck.begin(), by_recheck.end());
-    results["recheck_ns"] = median(by_recheck);
+    results["recheck_ns"] = bench::median(by_recheck);
     results["interval_ns"] = interval_ns;
-    results["watch_ns"] = median(by_watch);
+    results["watch_ns"] = bench::median(by_watch);
     results["watch_max_ns"] = *std::max_element(by_watch.begin(), by_watch.end());
 }
 
@@ -257,7 +233,7 @@ constexpr std::int64_t idle_interval_ns = 50'000'000;
 
 /// How many liveness checks 250 idle members make for each member and interval, counted as system calls.
 void measure_idle(bench::Results& results) {
-    const Name name;
+    const bench::DomainName name;
     const pid_t child = fork();
     bench::require(child >= 0, "cannot fork");
     if (child == 0) {

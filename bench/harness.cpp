@@ -1,5 +1,6 @@
 #include "harness.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -46,7 +47,7 @@ const std::vector<std::size_t>& processors() {
 void pin(unsigned process_number) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    CPU_SET(processors()[process_number % processors().size()], &set);
+    CPU_SET(processor(process_number), &set);
     require(sched_setaffinity(0, sizeof(set), &set) == 0, "cannot pin a process to its processor");
 }
 
@@ -97,6 +98,10 @@ bool has_failed() noexcept {
 
 unsigned processor_count() noexcept {
     return static_cast<unsigned>(processors().size());
+}
+
+unsigned processor(unsigned number) noexcept {
+    return static_cast<unsigned>(processors()[number % processors().size()]);
 }
 
 void Process::in_step() noexcept {
@@ -345,6 +350,25 @@ void SharedDomain::require_idle() const {
     member.leave();
     require(broken.empty(), broken.empty() ? "" : broken.front().c_str());
     require(census.free_count == buffer_count, "not all buffers are free in the end");
+}
+
+DomainName::DomainName() {
+    static unsigned count = 0;
+    name_ = "bench." + std::to_string(getpid()) + "." + std::to_string(++count);
+}
+
+DomainName::~DomainName() {
+    weir::Domain::RemoveOptions options;
+    options.force = true;
+    options.lock_file = true;
+    weir::Domain::remove(name_, options);
+}
+
+double median(std::vector<double> values) {
+    require(!values.empty(), "there is no median of nothing");
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
 }
 
 Registration::Registration(const char* name, const char* time_name, void (*measure)(Results&)) {

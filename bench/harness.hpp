@@ -54,6 +54,9 @@ void set_tiny() noexcept;
 /// The processors that this program may run on; process i of a trial is pinned to number i modulo their count.
 [[nodiscard]] unsigned processor_count() noexcept;
 
+/// What the kernel calls processor `number` modulo their count.
+[[nodiscard]] unsigned processor(unsigned number) noexcept;
+
 /// Throws, in the words of who calls it.
 inline void require(bool condition, const char* what) {
     if (!condition) [[unlikely]] {
@@ -204,6 +207,22 @@ private:
     weir::Segment control_;
     weir::Segment payload_;
 };
+
+/// The name of a domain that is this benchmark's own, and gone at the end.
+class DomainName {
+public:
+    DomainName();
+    DomainName(const DomainName&) = delete;
+    DomainName& operator=(const DomainName&) = delete;
+    ~DomainName();
+    [[nodiscard]] const std::string& text() const noexcept { return name_; }
+
+private:
+    std::string name_;
+};
+
+/// The middle one of at least one value.
+[[nodiscard]] double median(std::vector<double> values);
 
 /// Calls `allocate` or `try_push` or the like until it succeeds.
 template <class Wait, class Attempt>

@@ -1,5 +1,5 @@
 // Ports: latency, streams and hops of whole buffers between two processes.
-#include "harness.hpp"
+#include "port_stream.hpp"
 
 #include <array>
 #include <vector>
@@ -7,14 +7,6 @@
 namespace {
 
 constexpr weir::WaitOptions sleeps_at_once{.spin_count = 0};
-
-/// Takes a buffer out of the pool with eight bytes in it.
-weir::BufferPtr allocate_message(weir::BufferPool& pool) {
-    weir::BufferPtr buffer;
-    bench::until_true<bench::Backoff>([&] { return static_cast<bool>(buffer = pool.try_allocate()); });
-    buffer.resize(sizeof(std::uint64_t));
-    return buffer;
-}
 
 enum class Touch { reads, writes };
 
@@ -31,7 +23,7 @@ double port_ping_pong(bench::Process& me, weir::BufferPool& pool, const weir::Po
     weir::Consumer consumer(is_first ? back : there);
     std::vector<weir::BufferPtr> buffers;
     for (std::size_t number = 0; is_first && number < buffer_count; ++number) {
-        buffers.push_back(allocate_message(pool));
+        buffers.push_back(bench::allocate_message(pool));
     }
     bench::Spin spin;
     const auto push = [&](weir::BufferPtr& buffer) {
@@ -134,82 +126,8 @@ void measure_hop_size(bench::Results& results) {
     results = trial.results();
 }
 
-constexpr std::size_t batch_max = 64;
-
-/// A stream from process 0 to process 1: allocate, write 8 bytes, push; pop, read and check, drop. Both wait by trying
-/// again. Returns the time per message in ns. A batch of 1 uses the single operations.
-double run_stream(bench::Process& me, bench::SharedDomain::Member& member, std::size_t batch) {
-    const std::uint64_t warm_up_count = bench::scaled(20'000, 100) / batch * batch;
-    const std::uint64_t count = bench::scaled(500'000, 1'000) / batch * batch;
-    weir::BufferPool& pool = member.pools[0];
-    double elapsed_ns = 0;
-    me.in_step();
-    if (me.is_first()) {
-        weir::Producer producer(member.ports[0]);
-        me.in_step();
-        std::uint64_t next = 0;
-        const auto send_single = [&] {
-            weir::BufferPtr buffer = allocate_message(pool);
-            bench::write_word(buffer, next++);
-            bench::until_true<bench::Backoff>(
-                [&] { return producer.try_push(std::move(buffer)) == weir::PushResult::ok; });
-        };
-        std::array<weir::BufferPtr, batch_max> buffers;
-        const auto send_batch = [&] {
-            for (weir::BufferPtr& buffer : std::span(buffers).first(batch)) {
-                buffer = allocate_message(pool);
-                bench::write_word(buffer, next++);
-            }
-            std::size_t sent = 0;
-            bench::until_true<bench::Backoff>([&] {
-                sent += producer.try_push(std::span(buffers).subspan(sent, batch - sent));
-                return sent == batch;
-            });
-        };
-        while (next < warm_up_count + count) {
-            batch == 1 ? send_single() : send_batch();
-        }
-        me.in_step();
-    } else {
-        weir::Consumer consumer(member.ports[0]);
-        me.in_step();
-        std::uint64_t next = 0;
-        const auto receive = [&next](weir::BufferPtr& buffer) {
-            bench::require(bench::read_word(buffer) == next, "a message was lost, came twice or out of order");
-            ++next;
-            buffer.reset();
-        };
-        std::array<weir::BufferPtr, batch_max> buffers;
-        const auto receive_until = [&](std::uint64_t end) {
-            bench::Backoff backoff;
-            while (next < end) {
-                if (batch == 1) {
-                    if (weir::BufferPtr buffer = consumer.try_pop()) {
-                        receive(buffer);
-                        continue;
-                    }
-                } else if (const std::size_t got = consumer.try_pop(std::span(buffers).first(batch)); got > 0) {
-                    for (weir::BufferPtr& buffer : std::span(buffers).first(got)) {
-                        receive(buffer);
-                    }
-                    continue;
-                }
-                backoff();
-            }
-        };
-        // The clock starts here in the middle of the stream, with both ends at work.
-        receive_until(warm_up_count);
-        const std::uint64_t received_before = next;
-        const bench::Stopwatch stopwatch;
-        receive_until(warm_up_count + count);
-        elapsed_ns = stopwatch.elapsed_ns() / static_cast<double>(next - received_before);
-        me.in_step();
-    }
-    return elapsed_ns;
-}
-
 void measure_stream(bench::Results& results) {
-    constexpr std::array<std::size_t, 4> batches{1, 4, 16, batch_max};
+    constexpr std::array<std::size_t, 4> batches{1, 4, 16, bench::batch_max};
     bench::Trial trial(2);
     auto& times_ns = trial.share<std::array<double, batches.size()>>();
     const bench::SharedDomain domain({{.buffer_bytes = 64, .buffer_count = 256}}, {{.capacity = 256}});
@@ -220,7 +138,7 @@ void measure_stream(bench::Results& results) {
         // There and back again, so that what drifts meets all alike; the consumer has the time.
         for (std::size_t step = 0; step < 2 * batches.size(); ++step) {
             const std::size_t place = step < batches.size() ? step : 2 * batches.size() - 1 - step;
-            const double message_ns = run_stream(me, member, batches[place]);
+            const double message_ns = bench::run_port_stream(me, member, batches[place]);
             if (!me.is_first()) {
                 times_ns[place] += message_ns / 2;
             }
@@ -244,20 +162,7 @@ void measure_one_core(bench::Results& results) {
         me.record("pingpong_before_ns", me.ping_pong());
         if (me.is_first()) {
             bench::SharedDomain::Member member = domain.join();
-            {
-                weir::Producer producer(member.ports[0]);
-                weir::Consumer consumer(member.ports[0]);
-                const std::uint64_t count = bench::scaled(1'000'000, 1'000);
-                const bench::Stopwatch stopwatch;
-                for (std::uint64_t number = 0; number < count; ++number) {
-                    weir::BufferPtr buffer = allocate_message(member.pools[0]);
-                    bench::write_word(buffer, number);
-                    bench::require(producer.try_push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
-                    weir::BufferPtr popped = consumer.try_pop();
-                    bench::require(popped && bench::read_word(popped) == number, "not what was pushed");
-                }
-                me.record("message_ns", stopwatch.elapsed_ns() / static_cast<double>(count));
-            }
+            me.record("message_ns", bench::run_port_on_one_core(member));
             member.leave();
         }
         me.in_step();
@@ -281,7 +186,7 @@ void measure_wake_up(bench::Results& results) {
         {
             weir::Producer producer(member.ports[is_first ? 0 : 1], sleeps_at_once);
             weir::Consumer consumer(member.ports[is_first ? 1 : 0], sleeps_at_once);
-            weir::BufferPtr buffer = is_first ? allocate_message(member.pools[0]) : weir::BufferPtr();
+            weir::BufferPtr buffer = is_first ? bench::allocate_message(member.pools[0]) : weir::BufferPtr();
             me.in_step();
             const bench::Stopwatch stopwatch;
             for (std::uint64_t round = 0; round < round_count; ++round) {
