@@ -1,8 +1,7 @@
 // One operation a number of times, in one process, for bench/callgrind.py to count instructions in.
 //
 //     bench_instructions OPERATION COUNT       bench_instructions --list
-#include "harness.hpp"
-
+#include "graph.hpp"
 #include "vyukov_queue.hpp"
 
 #include <array>
@@ -109,6 +108,40 @@ constexpr Operation operations[] = {
      }},
 };
 
+/// What one worker does so often by itself.
+struct Graph {
+    const char* name;
+    void (*run)(const weir::Domain&, std::uint64_t count);
+};
+
+template <unsigned map_count, unsigned burst>
+void run_graph(const weir::Domain& domain, std::uint64_t count) {
+    static_cast<void>(bench::graph_ns(domain, bench::one_worker(), count, map_count, burst));
+}
+
+constexpr Graph graphs[] = {
+    {"work() that makes progress",
+     [](const weir::Domain& domain, std::uint64_t count) {
+         weir::Scheduler scheduler(domain, bench::one_worker());
+         scheduler.add<bench::Ticker>(count);
+         scheduler.run();
+     }},
+    {"message from a source to a sink, one a call", run_graph<0, 1>},
+    {"message from a source to a sink, up to 16 a call", run_graph<0, bench::burst_usual>},
+    {"message through three blocks, one a call", run_graph<1, 1>},
+    {"message through three blocks, up to 16 a call", run_graph<1, bench::burst_usual>},
+    {"message from NullSource to NullSink",
+     [](const weir::Domain& domain, std::uint64_t count) {
+         weir::Domain member = domain;
+         weir::Scheduler scheduler(domain, bench::one_worker());
+         auto& source = scheduler.add<weir::NullSource>(member.pool("pool"), count);
+         auto& sink = scheduler.add<weir::NullSink>();
+         scheduler.connect(source.out, sink.in, {.capacity = capacity});
+         scheduler.run();
+         bench::require(sink.message_count() == count, "messages were lost");
+     }},
+};
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -116,17 +149,27 @@ int main(int argc, char** argv) {
         for (const Operation& operation : operations) {
             std::puts(operation.name);
         }
+        for (const Graph& graph : graphs) {
+            std::puts(graph.name);
+        }
         return 0;
     }
     if (argc != 3) {
         std::fprintf(stderr, "usage: %s OPERATION COUNT | --list\n", argv[0]);
         return 2;
     }
+    const unsigned long count = std::strtoul(argv[2], nullptr, 10);
+    for (const Graph& graph : graphs) {
+        if (std::string(argv[1]) == graph.name) {
+            const bench::Home home({.buffer_bytes = 64, .buffer_count = capacity});
+            graph.run(home.join(), count);
+            return 0;
+        }
+    }
     for (const Operation& operation : operations) {
         if (std::string(argv[1]) == operation.name) {
             Setting setting;
             setting.vyukov.format();
-            const unsigned long count = std::strtoul(argv[2], nullptr, 10);
             for (unsigned long number = 0; number < count; ++number) {
                 operation.run(setting);
             }

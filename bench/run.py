@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-PROGRAMS = ("ring", "port", "allocate", "reap", "domain", "limits")
+PROGRAMS = ("ring", "port", "allocate", "reap", "domain", "scheduler", "sleep", "copy", "limits")
 
 # The ping-pong before and after a repetition may differ by a fifth.
 CHANGE_MAX = 0.2
@@ -55,6 +55,23 @@ def ping_pong_ns(counters: Counters) -> float:
 def occupancy_spread(counters: Counters) -> float:
     times = [counters[f"allocate_{setting}_ns"] for setting in ("64_at_50", "64_at_95", "1m_at_50", "1m_at_95")]
     return max(times) / min(times)
+
+
+# GNU Radio's time for an item through three blocks, one item a call, where the bare ping-pong takes 60 ns.
+GNU_RADIO_ITEM_NS = 444
+GNU_RADIO_PING_PONG_NS = 60
+
+
+def gnu_radio_ns(counters: Counters) -> float:
+    """What GNU Radio may take on this machine: less where the ping-pong is quicker, but never more."""
+    return GNU_RADIO_ITEM_NS * min(1.0, ping_pong_ns(counters) / GNU_RADIO_PING_PONG_NS)
+
+
+def idle_wake_ups(counters: Counters) -> float:
+    return max(counters["one_worker_switches_count"], counters["two_workers_switches_count"])
+
+
+WAIT_PATHS = ("io_uring", "futex_waitv", "recheck")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +123,28 @@ BARS = (
         lambda c: c["watch_max_ns"] / 1e6, 5.0),
     Bar("liveness checks of 250 idle members, for each member and interval", "domain/idle", "ratio",
         lambda c: c["checks_count"], 1.0),
+    Bar("a call of work() that makes progress, beyond the block's own work / uncontended CAS", "scheduler/work_call",
+        "ratio", lambda c: (c["call_ns"] - c["plain_ns"]) / c["cas_ns"], 15.0),
+    Bar("NullSource to NullSink between two processes, throughput / bare port, payload untouched", "scheduler/stream",
+        "ratio", lambda c: c["bare_untouched_ns"] / c["null_ns"], 0.8, "at least"),
+    Bar("NullSource to NullSink in one worker, throughput / bare port on one core, payload untouched",
+        "scheduler/one_process", "ratio", lambda c: c["bare_untouched_ns"] / c["null_ns"], 0.6, "at least"),
+    Bar("an item through three blocks, one a call / GNU Radio's, less where the ping-pong is below 60 ns",
+        "scheduler/three_blocks", "ratio", lambda c: c["item_ns"] / gnu_radio_ns(c), 0.5),
+    *(Bar(f"wake-up of a worker in another process, one-way p50 / bare futex ({path})", f"sleep/wake_up/{path}",
+          "ratio", lambda c: c["wake_up_ns"] / c["futex_ns"], 1.2)
+      for path in WAIT_PATHS if path != "recheck"),
+    *(Bar(f"wake-ups a second of an idle worker, 100 blocks in one or in two ({path})", f"sleep/idle/{path}", "count",
+          idle_wake_ups, 12.0)
+      for path in WAIT_PATHS),
+    Bar("1,000 blocks on two workers, one active at a time, a hop / with 2 blocks", "sleep/many_blocks", "ratio",
+        lambda c: c["hop_of_many_ns"] / c["hop_of_few_ns"], 2.0),
+    Bar("the same, workers that sleep at once", "sleep/many_blocks", "ratio",
+        lambda c: c["hop_of_many_asleep_ns"] / c["hop_of_few_asleep_ns"], 2.0),
+    Bar("FileSource to FileSink, 1 GiB, throughput / cp --reflink=never, both empty the file first", "copy/cached",
+        "ratio", lambda c: c["cp_ns"] / c["weir_ns"], 1.0, "at least"),
+    Bar("the same in place / dd conv=notrunc, the better of 128 KiB (as cp) and 256 KiB", "copy/cached", "ratio",
+        lambda c: min(c["dd_128k_ns"], c["dd_256k_ns"]) / c["weir_in_place_ns"], 1.0, "at least"),
 )
 
 
@@ -177,6 +216,58 @@ FIGURES = (
            lambda c: c["recheck_ns"] / 1e6),
     Figure("from SIGKILL to the knowing of a peer that watches", "domain/death", "ms", lambda c: c["watch_ns"] / 1e6),
     Figure("waits of 250 idle members, for each member and interval", "domain/idle", "ratio", counter("waits_count")),
+    Figure("a call of work(), the block's own work included", "scheduler/work_call", "ns", counter("call_ns")),
+    Figure("the block's own work", "scheduler/work_call", "ns", counter("plain_ns")),
+    Figure("uncontended CAS", "scheduler/work_call", "ns", counter("cas_ns")),
+    Figure("a call of work(), two blocks in turn, beyond their own work / uncontended CAS", "scheduler/work_call",
+           "ratio", lambda c: (c["call_of_two_ns"] - c["plain_ns"]) / c["cas_ns"]),
+    Figure("each of two calls that bring a message from a source to a sink, beyond the bare port / uncontended CAS",
+           "scheduler/work_call", "ratio", lambda c: (c["graph_ns"] - c["message_ns"]) / 2 / c["cas_ns"]),
+    Figure("NullSource to NullSink between two processes, per message", "scheduler/stream", "ns", counter("null_ns")),
+    Figure("numbered messages between two processes, throughput / bare port", "scheduler/stream", "ratio",
+           lambda c: c["bare_ns"] / c["numbered_ns"]),
+    Figure("NullSource to NullSink between two processes, throughput / bare port with payload", "scheduler/stream",
+           "ratio", lambda c: c["bare_ns"] / c["null_ns"]),
+    Figure("NullSource to NullSink in one worker, per message", "scheduler/one_process", "ns", counter("null_ns")),
+    Figure("numbered messages in one worker, throughput / bare port on one core", "scheduler/one_process", "ratio",
+           lambda c: c["bare_ns"] / c["numbered_ns"]),
+    Figure("NullSource to NullSink by two workers of one process, per message", "scheduler/one_process", "ns",
+           counter("two_workers_ns")),
+    Figure("an item through three blocks in one worker, one a call", "scheduler/three_blocks", "ns",
+           counter("item_ns")),
+    Figure("the same / GNU Radio's 444 ns", "scheduler/three_blocks", "ratio",
+           lambda c: c["item_ns"] / GNU_RADIO_ITEM_NS),
+    Figure("the same / GNU Radio's 444 ns, scaled by the ping-pong both ways", "scheduler/three_blocks", "ratio",
+           lambda c: c["item_ns"] / GNU_RADIO_ITEM_NS * GNU_RADIO_PING_PONG_NS / ping_pong_ns(c)),
+    Figure("an item through three blocks in one worker, up to 16 a call", "scheduler/three_blocks", "ns",
+           counter("item_of_burst_ns")),
+    Figure("an item through a chain of 10 Maps in one worker", "scheduler/three_blocks", "ns",
+           counter("chain_of_10_ns")),
+    Figure("4 KiB, written, changed and verified by three processes, per message", "scheduler/three_processes", "ns",
+           counter("message_ns")),
+    *(Figure(f"wake-up of a worker in another process, one-way p50 ({path})", f"sleep/wake_up/{path}", "ns",
+             counter("wake_up_ns")) for path in WAIT_PATHS),
+    *(Figure(f"the same by a bare futex, beside {path}", f"sleep/wake_up/{path}", "ns", counter("futex_ns"))
+      for path in WAIT_PATHS),
+    *(Figure(f"system calls that wait, a second, of an idle worker with 100 blocks ({path})", f"sleep/idle/{path}",
+             "count", counter("one_worker_sleeps_count")) for path in WAIT_PATHS),
+    *(Figure(f"calls of work() a second, of 100 idle blocks ({path})", f"sleep/idle/{path}", "count",
+             counter("one_worker_calls_count")) for path in WAIT_PATHS),
+    Figure("a hop to another worker, 2 blocks", "sleep/many_blocks", "ns", counter("hop_of_few_ns")),
+    Figure("a hop to another worker, 1,000 blocks", "sleep/many_blocks", "ns", counter("hop_of_many_ns")),
+    Figure("a hop to another worker that sleeps at once, 2 blocks", "sleep/many_blocks", "ns",
+           counter("hop_of_few_asleep_ns")),
+    Figure("a hop to another worker that sleeps at once, 1,000 blocks", "sleep/many_blocks", "ns",
+           counter("hop_of_many_asleep_ns")),
+    Figure("copying 1 GiB in the page cache by FileSource and FileSink, emptied first", "copy/cached", "ms",
+           lambda c: c["weir_ns"] / 1e6),
+    Figure("the same, without the process's start and end", "copy/cached", "ms", lambda c: c["run_ns"] / 1e6),
+    Figure("by cp --reflink=never", "copy/cached", "ms", lambda c: c["cp_ns"] / 1e6),
+    Figure("by FileSource and FileSink, in place", "copy/cached", "ms", lambda c: c["weir_in_place_ns"] / 1e6),
+    Figure("the same, without the process's start and end", "copy/cached", "ms",
+           lambda c: c["run_in_place_ns"] / 1e6),
+    Figure("by dd conv=notrunc bs=128K", "copy/cached", "ms", lambda c: c["dd_128k_ns"] / 1e6),
+    Figure("by dd conv=notrunc bs=256K", "copy/cached", "ms", lambda c: c["dd_256k_ns"] / 1e6),
     Figure("reading the clock", "limits/clock", "ns", counter("clock_ns")),
 )
 
@@ -388,6 +479,7 @@ def main() -> int:
             return 0
     if not arguments.build:
         parser.error("--build is needed")
+    os.environ.pop("WEIR_WAIT_PATH", None)  # each benchmark says itself how workers wait
     if arguments.cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in arguments.cpus.split(",")})
     cpus = sorted(os.sched_getaffinity(0))
