@@ -11,8 +11,8 @@
 
 namespace bench {
 
-/// As many messages a call as the library's own small blocks move.
-inline constexpr unsigned burst_usual = weir::detail::messages_per_call;
+/// How many messages a block moves in a call that does not stop at the first.
+inline constexpr unsigned burst_usual = 16;
 
 /// A named domain with a pool, which this process keeps up while the processes of a trial are members of it.
 class Home {
