@@ -62,7 +62,10 @@ std::string class_name_of(const Block& block) {
 
 /// As long as a name may be: what is too long loses its front, which differs least.
 std::string port_name_of(const std::string& base, unsigned number) {
-    const std::string suffix = number == 1 ? std::string() : "." + std::to_string(number);
+    std::string suffix;
+    if (number > 1) {
+        suffix.append(1, '.').append(std::to_string(number));
+    }
     const std::size_t room = port_name_max - suffix.size();
     return (base.size() <= room ? base : base.substr(base.size() - room)) + suffix;
 }
