@@ -161,14 +161,13 @@ int main(int argument_count, char** argument_values) {
         const Arguments arguments(argument_count, argument_values, "FILE [--domain NAME]", 1);
         const File file(arguments.word(0));
         weir::Domain domain = weir::Domain::join(arguments.text("--domain", "copy"));
+        // The domain's first pool says which file is copied in it.
         const std::string pool_name = "chunks." + file.identity();
-        for (const std::string& name : domain.pool_names()) {
-            if (name != pool_name) {
-                throw std::runtime_error("in this domain another file is copied, or was not to its end");
-            }
+        weir::BufferPool chunks = domain.pool(pool_name, copy::pool_options);
+        if (domain.pool_names().front() != pool_name) {
+            throw std::runtime_error("in this domain another file is copied, or was not to its end");
         }
         end.emplace(domain.producer("source", copy::port_options));
-        weir::BufferPool chunks = domain.pool(pool_name, copy::pool_options);
         weir::Scheduler scheduler(domain, {.name = "source"});
         auto& source = scheduler.add<weir::FileSource>(file.descriptor(), chunks,
                                                        weir::FileSourceOptions{.bytes_max = file.bytes()});

@@ -1,5 +1,6 @@
 #include "sleeper.hpp"
 
+#include <string>
 #include <system_error>
 
 namespace weir {
@@ -28,8 +29,15 @@ bool is_available(WaitPath path) noexcept {
 
 std::unique_ptr<Sleeper> make_sleeper(SleeperClient& client, SchedulerCounters& counters,
                                       const SleeperOptions& options) {
-    return options.path == WaitPath::io_uring ? make_io_uring_sleeper(client, counters, options)
-                                              : make_futex_sleeper(client, counters, options);
+    try {
+        return options.path == WaitPath::io_uring ? make_io_uring_sleeper(client, counters, options)
+                                                  : make_futex_sleeper(client, counters, options);
+    } catch (const std::system_error& error) {
+        throw std::system_error(error.code(), "wait path " + std::string(to_string(options.path)) +
+                                                  " is not to be had here; take another by SchedulerOptions::wait_path "
+                                                  "or the environment variable WEIR_WAIT_PATH: " +
+                                                  error.what());
+    }
 }
 
 #if !defined(WEIR_HAS_LIBURING)
@@ -39,7 +47,7 @@ bool is_io_uring_available() noexcept {
 
 std::unique_ptr<Sleeper> make_io_uring_sleeper(SleeperClient&, SchedulerCounters&, const SleeperOptions&) {
     throw std::system_error(std::make_error_code(std::errc::function_not_supported),
-                            "io_uring: this weir was built without liburing");
+                            "this weir was built without liburing");
 }
 #endif
 

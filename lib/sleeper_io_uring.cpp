@@ -51,12 +51,16 @@ public:
         // A forked child closes it: there it would keep the ring, and with it this member's lock.
         descriptor_ = open_listed([this] { return open_ring(); }, [this](int) { io_uring_queue_exit(&ring_); });
         if (descriptor_.number < 0) {
-            throw_failure(errno, "io_uring_setup (the environment variable WEIR_WAIT_PATH or the scheduler's options "
-                                 "choose another wait path)");
+            throw_failure(errno, "io_uring_setup");
         }
         if (!has_futex_wait(ring_)) {
             exit_ring();
             throw_failure(EOPNOTSUPP, "io_uring without futex operations (Linux 6.7 has them)");
+        }
+        // A ring that may be set up may still be forbidden to be entered.
+        if (const int result = io_uring_get_events(&ring_); result < 0) {
+            exit_ring();
+            throw_failure(-result, "io_uring_enter");
         }
         // Requests in flight outlive the process. Until the last one has ended the kernel keeps the ring's files open, and
         // with this one the lock that says that the process lives: nobody takes the buffers that it may still write to.
@@ -298,7 +302,7 @@ bool is_io_uring_available() noexcept {
     if (io_uring_queue_init_params(2, &ring, &params) < 0) {
         return false;
     }
-    const bool has_it = has_futex_wait(ring);
+    const bool has_it = has_futex_wait(ring) && io_uring_get_events(&ring) >= 0;
     io_uring_queue_exit(&ring);
     return has_it;
 }

@@ -17,7 +17,6 @@
 #include <fstream>
 #include <functional>
 #include <memory>
-#include <ranges>
 
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -253,9 +252,9 @@ struct NextOwner {
             REQUIRE(buffer);
         }
         // Those that are read last come first: there the reads of the dead are latest.
-        for (BufferPtr& buffer : buffers | std::views::reverse) {
+        std::for_each(buffers.rbegin(), buffers.rend(), [](BufferPtr& buffer) {
             std::memset(buffer.bytes().data(), std::to_integer<int>(pattern), buffer.bytes().size());
-        }
+        });
     }
 
     [[nodiscard]] bool has_changed() const {

@@ -261,8 +261,7 @@ class Pipelines(unittest.TestCase):
     def test_two_files_do_not_mix(self):
         reader = self.start(source, self.make_file(b"one", "one"))
         writer = self.start_and_wait(sink, self.folder / "copy")
-        while not any(name.endswith("payload") for name in self.files()):
-            self.assertIsNone(reader.poll())
+        self.wait_for(reader, "0 of 1 chunks are written, 1 are under way")
         second = self.start(source, self.make_file(b"other", "other"))
         self.assertIn("another file is copied", self.end(second, code=1))
         self.kill(reader, writer)

@@ -24,7 +24,8 @@
 // - futex_waitv: up to 127 event counts and the worker's own, the rest is looked at once an interval; requests are carried
 //   out by a helper thread. Linux 5.16.
 // - recheck: one futex, and a look at all else from 1 ms after the last progress on, ever more seldom up to the interval.
-// The option, or the environment variable WEIR_WAIT_PATH (io_uring, futex_waitv, recheck), demands one.
+// The option demands one; the environment variable WEIR_WAIT_PATH (io_uring, futex_waitv, recheck, or automatic) goes before
+// it.
 //
 // Edges. connect() makes a port of the domain for each input, named after the scheduler, the block and the input. It is this
 // scheduler's alone, by a lock that ends with the process: a second process of the same name gets ports with a number
