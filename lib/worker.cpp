@@ -358,9 +358,11 @@ void Worker::look_around() {
     look_ns_ = now_ns;
     turn_count_ = 0;
     if (elapsed_ns > look_interval_max_ns) {
+        short_look_count_ = 0;
         calls_per_turn_ = std::max(calls_per_turn_ / 4, 1U);
         turns_per_look_ = std::max(turns_per_look_ / 4, 1U);
-    } else if (elapsed_ns < look_interval_max_ns / 4) {
+    } else if (elapsed_ns < look_interval_max_ns / 4 && ++short_look_count_ >= short_looks_min) {
+        short_look_count_ = 0;
         calls_per_turn_ = std::min(calls_per_turn_ * 2, calls_per_turn_max);
         turns_per_look_ = std::min(turns_per_look_ * 2, turns_per_look_max);
     }

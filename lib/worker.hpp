@@ -98,6 +98,8 @@ private:
     static constexpr unsigned turns_per_look_max = 16;
     /// Where so many take longer, there are fewer: what waits beside them is looked at in time.
     static constexpr std::int64_t look_interval_max_ns = 200'000;
+    /// So many short ones in a row: beside a block that takes long, one that does not proves nothing.
+    static constexpr unsigned short_looks_min = 4;
     static constexpr unsigned blocks_per_look = 4;
     static constexpr unsigned looks_per_doze = 16;
     static constexpr unsigned looks_per_yield = 64;
@@ -147,7 +149,8 @@ private:
     std::uint32_t seen_commands_ = 0;
     unsigned calls_per_turn_ = 1;
     unsigned turns_per_look_ = 1;
-    unsigned turn_count_ = 0;      ///< since the last look around
+    unsigned turn_count_ = 0; ///< since the last look around
+    unsigned short_look_count_ = 0;
     DeadlineNs look_ns_ = 0;       ///< when that was
     std::uint32_t spin_count_ = 0; ///< looks before the next sleep
     DeadlineNs recheck_ns_ = 0;

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <initializer_list>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -432,8 +434,9 @@ TEST_CASE("a block waits for exactly the input that it found empty, and ends whe
             held.reset();
             return WorkResult::progress;
         });
-        scheduler.connect(shorter.out, zip.ins[0]);
-        scheduler.connect(longer.out, zip.ins[1]);
+        // Small edges: the longer stream must not get all the buffers while the other one needs some.
+        scheduler.connect(shorter.out, zip.ins[0], {.capacity = 8});
+        scheduler.connect(longer.out, zip.ins[1], {.capacity = 8});
         scheduler.run();
         CHECK(pair_count == 100);
     }
@@ -991,6 +994,246 @@ TEST_CASE("a block that throws with a request in flight is finished when that ha
     }
     close(ends[0]);
     close(ends[1]);
+}
+
+TEST_CASE("a message that waits for room is sent when there is some, also where its block waits for something else") {
+    World world;
+    {
+        Scheduler scheduler(world.domain, {.worker_count = 2});
+        // Looks at its input first, and so never asks its output again.
+        const auto reply = [](Custom& self) {
+            BufferPtr frame = self.ins[0].try_pop();
+            if (!frame) {
+                return WorkResult::need_input;
+            }
+            if (!self.outs[0].is_ready()) {
+                throw std::logic_error("there was room for all");
+            }
+            self.outs[0].push(std::move(frame));
+            return WorkResult::progress;
+        };
+        std::uint64_t reply_count = 0;
+        std::uint64_t sent_count = 0;
+        auto& asker = scheduler.add<Custom>(1, 1, [&](Custom& self) {
+            if (sent_count < 3 && self.outs[0].is_ready()) {
+                ++sent_count;
+                self.outs[0].push(world.pool.try_allocate());
+                return WorkResult::progress;
+            }
+            if (!self.ins[0].try_pop()) {
+                return WorkResult::need_input;
+            }
+            ++reply_count;
+            return WorkResult::progress;
+        });
+        auto& echo = scheduler.add<Custom>(1, 1, reply);
+        scheduler.connect(asker.outs[0], echo.ins[0], {.capacity = 2});
+        scheduler.connect(echo.outs[0], asker.ins[0], {.capacity = 2});
+        scheduler.run();
+        CHECK(sent_count == 3);
+        CHECK(reply_count == 3);
+    }
+    world.check();
+}
+
+TEST_CASE("a cycle has ended also where a worker has no blocks, and what its blocks send at the end arrives") {
+    const unsigned worker_count = GENERATE(1U, 3U);
+    World world;
+    {
+        Scheduler scheduler(world.domain, {.worker_count = worker_count});
+        bool has_begun = false;
+        auto& first = scheduler.add<Custom>(1, 1, [&](Custom& self) {
+            if (!has_begun) {
+                has_begun = true;
+                self.outs[0].push(world.pool.try_allocate());
+            }
+            return self.ins[0].try_pop() ? WorkResult::progress : WorkResult::need_input;
+        });
+        auto& second = scheduler.add<Custom>(1, 2, [&](Custom& self) {
+            BufferPtr frame = self.ins[0].try_pop();
+            if (frame) {
+                self.outs[0].push(std::move(frame));
+                return WorkResult::progress;
+            }
+            if (self.ins[0].is_at_end()) {
+                BufferPtr last = world.pool.try_allocate();
+                test::write_number(last, std::uint64_t{0});
+                self.outs[1].push(std::move(last));
+            }
+            return WorkResult::need_input;
+        });
+        auto& sink = scheduler.add<Sink>();
+        scheduler.connect(first.outs[0], second.ins[0]);
+        scheduler.connect(second.outs[0], first.ins[0]);
+        scheduler.connect(second.outs[1], sink.in);
+        for (Block* block : std::initializer_list<Block*>{&first, &second, &sink}) {
+            scheduler.assign(*block, 0);
+        }
+        scheduler.run();
+        CHECK(sink.numbers == numbers_up_to(1));
+    }
+    world.check();
+}
+
+TEST_CASE("a scheduler that waits for messages from outside does not end for want of them") {
+    const bool has_producer = GENERATE(false, true); // of the same membership, or none yet
+    World world;
+    std::optional<weir::Producer> out;
+    if (has_producer) {
+        out.emplace(world.domain.producer("raw", test::small_port));
+    }
+    {
+        Scheduler scheduler(world.domain, {.worker_count = 2});
+        auto& sink = scheduler.add<Sink>(1);
+        sink.in.bind("raw", {.port = test::small_port, .waits_for_producers = !has_producer});
+        scheduler.start();
+        wait_for([&] { return scheduler.counters().rechecks > 10; });
+        CHECK(scheduler.is_running());
+        if (!out) {
+            out.emplace(world.domain.producer("raw", test::small_port));
+        }
+        BufferPtr frame = world.pool.allocate();
+        test::write_number(frame, std::uint64_t{0});
+        CHECK(out->push(std::move(frame)) == weir::PushResult::ok);
+        scheduler.wait();
+        CHECK(sink.numbers == numbers_up_to(1));
+    }
+    world.check();
+}
+
+TEST_CASE("an input that was at its end stays there, and its block waits on for the other one") {
+    World world;
+    {
+        Scheduler scheduler(world.domain);
+        auto& two = scheduler.add<Custom>(2, 0, [](Custom& self) {
+            const bool has_any = self.ins[0].try_pop() || self.ins[1].try_pop();
+            return has_any ? WorkResult::progress : WorkResult::need_input;
+        });
+        std::optional<weir::Producer> first = world.domain.producer("first", test::small_port);
+        std::optional<weir::Producer> second = world.domain.producer("second", test::small_port);
+        two.ins[0].bind("first", {.port = test::small_port});
+        two.ins[1].bind("second", {.port = test::small_port});
+        scheduler.start();
+        first.reset();
+        const auto wait_a_while = [&] {
+            wait_for(
+                [&, before = scheduler.counters().rechecks] { return scheduler.counters().rechecks > before + 5; });
+        };
+        wait_a_while();
+        first.emplace(world.domain.producer("first"));
+        wait_a_while();
+        CHECK(scheduler.is_running());
+        CHECK(two.call_count < 20);
+        second.reset();
+        scheduler.wait();
+    }
+    world.check();
+}
+
+TEST_CASE("draining ends also an input that is filled faster than it is emptied") {
+    World world;
+    Domain other = Domain::join(world.name, test::quick());
+    std::atomic<bool> is_over{false};
+    std::thread feeder([&] {
+        BufferPool pool = other.pool("frames");
+        weir::Producer out = other.producer("raw", test::small_port);
+        while (!is_over) {
+            if (BufferPtr frame = pool.try_allocate()) {
+                static_cast<void>(out.try_push(std::move(frame)));
+            }
+        }
+    });
+    {
+        Scheduler scheduler(world.domain);
+        auto& sink = scheduler.add<Custom>(
+            1, 0, [](Custom& self) { return self.ins[0].try_pop() ? WorkResult::progress : WorkResult::need_input; });
+        sink.ins[0].bind("raw", {.port = test::small_port});
+        scheduler.start();
+        wait_for([&] { return sink.call_count > 1000; });
+        scheduler.drain();
+        scheduler.wait();
+    }
+    is_over = true;
+    feeder.join();
+    weir::Consumer rest = world.domain.consumer("raw");
+    while (rest.try_pop()) {
+    }
+    world.check();
+}
+
+TEST_CASE("an output that is pushed to while it is not ready is an error that names the block") {
+    World world;
+    {
+        Scheduler scheduler(world.domain);
+        auto& hasty = scheduler.add<Custom>(
+            0, 1,
+            [&](Custom& self) {
+                for (int number = 0; number < 4; ++number) {
+                    self.outs[0].push(world.pool.try_allocate());
+                }
+                return WorkResult::done;
+            },
+            "hasty");
+        auto& sink = scheduler.add<Custom>(
+            1, 0, [](Custom& self) { return self.ins[0].try_pop() ? WorkResult::progress : WorkResult::need_input; });
+        scheduler.connect(hasty.outs[0], sink.ins[0], {.capacity = 2});
+        CHECK_THROWS_AS(scheduler.run(), weir::BlockError);
+        CHECK(sink.call_count >= 3); // the three that it sent before
+    }
+    world.check();
+}
+
+TEST_CASE("a stop that comes before the start is not forgotten, and after a start that failed the next one works") {
+    World world;
+    Scheduler scheduler(world.domain, {.worker_count = 2});
+    auto& sink = scheduler.add<Sink>(1);
+    sink.in.bind("raw"); // which is not there yet
+    CHECK(test::error_of([&] { scheduler.start(); }) == weir::errc::not_found);
+    CHECK_FALSE(scheduler.is_running());
+    weir::Producer out = world.domain.producer("raw", test::small_port);
+    scheduler.stop();
+    scheduler.start();
+    scheduler.wait();
+    CHECK(sink.numbers.empty());
+    BufferPtr frame = world.pool.allocate();
+    test::write_number(frame, std::uint64_t{0});
+    CHECK(out.push(std::move(frame)) == weir::PushResult::ok);
+    scheduler.run();
+    CHECK(sink.numbers == numbers_up_to(1));
+}
+
+TEST_CASE("a block that takes long keeps neither timers nor messages of others waiting for many of its calls") {
+    World world;
+    Scheduler scheduler(world.domain);
+    std::atomic<std::uint64_t> slow_count{0};
+    auto& slow = scheduler.add<Custom>(0, 0, [&](Custom&) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        ++slow_count;
+        return WorkResult::progress;
+    });
+    std::uint64_t calls_at_most = 0;
+    std::uint64_t due_at_call = 0;
+    weir::DeadlineNs due_ns = 0;
+    int tick_count = 0;
+    scheduler.add<Custom>(0, 0, [&](Custom& self) {
+        const weir::DeadlineNs now_ns = weir::monotonic_ns();
+        if (now_ns >= due_ns) {
+            if (tick_count++ > 5) { // it has learnt by then how long the other one takes
+                calls_at_most = std::max(calls_at_most, slow_count - due_at_call);
+            }
+            if (tick_count == 20) {
+                scheduler.stop();
+                return WorkResult::done;
+            }
+            due_ns = now_ns + 100'000;
+            due_at_call = slow_count;
+        }
+        self.wake_at(due_ns);
+        return WorkResult::need_output;
+    });
+    scheduler.run();
+    CHECK(calls_at_most <= 4);
+    CHECK(slow.call_count >= 1);
 }
 
 TEST_CASE("what cannot be is refused with what to do, and nothing has changed") {

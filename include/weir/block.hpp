@@ -364,7 +364,9 @@ private:
     bool is_close_said_ = false;
 };
 
-/// Where a block gets free buffers: a pool that it sleeps on when there is none. A member of the block.
+/// Where a block gets free buffers: a pool that it sleeps on when there is none. A member of the block. Where several
+/// sources share a pool and a block needs messages of both, a pool that one source's edges can hold all of makes them wait
+/// for each other for ever: give each a pool of its own, or edges that are smaller than the pool.
 class PoolPort final : public detail::Waitable {
 public:
     PoolPort(Block& block, BufferPool pool);
