@@ -1,3 +1,6 @@
+// Empty where there is no liburing: then sleeper.cpp says that there is no such path.
+#if defined(WEIR_HAS_LIBURING)
+
 #include "listed_descriptor.hpp"
 #include "sleeper.hpp"
 
@@ -313,3 +316,5 @@ std::unique_ptr<Sleeper> make_io_uring_sleeper(SleeperClient& client, SchedulerC
 }
 
 } // namespace weir::detail
+
+#endif

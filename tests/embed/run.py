@@ -51,7 +51,9 @@ def installed(build, meson, compiler, scratch):
     descriptions = list(root.rglob("weir.pc"))
     if len(descriptions) != 1:
         sys.exit(f"one weir.pc was to be installed, not {len(descriptions)}")
-    environment = dict(os.environ, PKG_CONFIG_LIBDIR=str(descriptions[0].parent), PKG_CONFIG_SYSROOT_DIR=str(root))
+    # The system's own descriptions too: weir.pc requires liburing's where weir was built with it.
+    system = run(["pkg-config", "--variable", "pc_path", "pkg-config"], stdout=subprocess.PIPE, text=True).stdout.strip()
+    environment = dict(os.environ, PKG_CONFIG_LIBDIR=f"{descriptions[0].parent}:{system}", PKG_CONFIG_SYSROOT_DIR=str(root))
     flags = run(["pkg-config", "--cflags", "--libs", "weir"], env=environment, stdout=subprocess.PIPE, text=True)
     program = scratch / "program"
     run([*compiler, "-std=c++20", here / "project" / "main.cpp", "-o", program, *flags.stdout.split()])
