@@ -5,7 +5,7 @@
     run.py --seeds --program ... --domain-program ... --engine ...     seeds alone, on -O2 of one compiler
     run.py --full [--write-docs] [--keep FOLDER]       gcc and clang, -O0 and -O2, all steps, all seeds
 
-A full run takes the better part of an hour. With --keep, what a build had to report is kept in that folder, and a later
+A full run takes an hour or two on idle cores. With --keep, what a build had to report is kept in that folder, and a later
 full run, with the same seed and no file of the library or the harness changed meanwhile, takes it from there.
 
 Exit status: 0 nothing was found (and each seed was), 1 something was, 77 this machine cannot single-step.
