@@ -241,6 +241,59 @@ TEST_CASE("tens of megabytes are copied by two workers through fewer buffers tha
     CHECK(place.leftover().empty());
 }
 
+TEST_CASE(
+    "io_uring's requests go to registered buffers, and where they cannot be registered, to the same bytes without",
+    "[file_blocks]") {
+    const Folder folder;
+    const std::string bytes = random_bytes(1'000'001);
+    write_file(folder / "in", bytes);
+    const bool may_lock_memory = GENERATE(true, false);
+    CAPTURE(may_lock_memory);
+    const int in = open((folder / "in").c_str(), O_RDONLY | O_CLOEXEC);
+    const int out = open((folder / "out").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    REQUIRE((in >= 0 && out >= 0));
+    const test::Name name;
+    constexpr uid_t nobody = 65'534;
+    const bool is_root = geteuid() == 0;
+    test::Child child([&] {
+        if (!may_lock_memory) {
+            // Enough for the ring itself, and not for the pool. Who may lock as much as it likes is not asked for its limit.
+            const rlimit little{1 << 18, 1 << 18};
+            if (setrlimit(RLIMIT_MEMLOCK, &little) != 0 || (is_root && setresuid(nobody, nobody, nobody) != 0)) {
+                test::fail_child("cannot do with little locked memory");
+            }
+        }
+        weir::Domain domain = weir::Domain::join(name);
+        weir::BufferPool pool = domain.pool("pool", {.buffer_bytes = 65'536, .buffer_count = 16});
+        Scheduler scheduler(domain);
+        auto& source = scheduler.add<FileSource>(in, pool);
+        auto& sink = scheduler.add<FileSink>(out);
+        scheduler.connect(source.out, sink.in);
+        scheduler.run();
+        const weir::SchedulerCounters counters = scheduler.counters();
+        const bool has_note = scheduler.notes().find("memlock") != std::string::npos;
+        const bool is_io_uring = scheduler.wait_path() == weir::WaitPath::io_uring;
+        const bool are_fixed = counters.fixed_requests > 0 && counters.fixed_requests == counters.requests;
+        if (counters.requests < 32 || (is_io_uring && are_fixed == has_note) ||
+            (!is_io_uring && counters.fixed_requests > 0) || (is_io_uring && !may_lock_memory && !has_note) ||
+            (is_io_uring && may_lock_memory && is_root && !are_fixed)) {
+            test::fail_child("%ju requests, %ju of them fixed; notes: %s", std::uintmax_t{counters.requests},
+                             std::uintmax_t{counters.fixed_requests}, scheduler.notes().c_str());
+        }
+    });
+    const test::ChildEnd end = child.wait();
+    CHECK(end.said == "");
+    CHECK(end.succeeded());
+    ::close(in);
+    ::close(out);
+    CHECK(are_equal(read_file(folder / "out"), bytes));
+    weir::Domain::RemoveOptions options;
+    options.user = may_lock_memory || !is_root ? geteuid() : nobody;
+    options.force = true;
+    options.lock_file = true;
+    weir::Domain::remove(name, options);
+}
+
 TEST_CASE("a FileSource's messages are whole chunks, numbered in order by their tags", "[file_blocks]") {
     const Folder folder;
     Place place(8192, 32);
