@@ -377,7 +377,7 @@ TEST_CASE("a consumer that has enough ends its producers, and what it did not ta
     world.check();
 }
 
-TEST_CASE("an input says its end once, and the block may send something more") {
+TEST_CASE("an input says its end, and the block may send something more") {
     const unsigned worker_count = GENERATE(1U, 2U);
     World world;
     {
@@ -395,6 +395,7 @@ TEST_CASE("an input says its end once, and the block may send something more") {
                 BufferPtr frame = world.pool.try_allocate();
                 test::write_number(frame, sum);
                 self.outs[0].push(std::move(frame));
+                return WorkResult::done;
             }
             return WorkResult::need_input;
         });
@@ -1059,6 +1060,7 @@ TEST_CASE("a cycle has ended also where a worker has no blocks, and what its blo
                 BufferPtr last = world.pool.try_allocate();
                 test::write_number(last, std::uint64_t{0});
                 self.outs[1].push(std::move(last));
+                return WorkResult::done;
             }
             return WorkResult::need_input;
         });

@@ -30,10 +30,10 @@
 // again once a re-check interval.
 //
 // How a block ends. It returns done; or it throws; or it waits for what never comes any more: all inputs that it found
-// empty are at the end of their streams, or nobody is left who takes what its outputs bring. An input's end is said once
-// (is_at_end() is true, work() is called once more), so a block that has something left to send sends it then; it stays at
-// its end, also where a new producer comes. When a block has ended its ports close, and its neighbours see the end of their
-// streams.
+// empty are at the end of their streams, or nobody is left who takes what its outputs bring. An input's end is said
+// before (is_at_end() is true, and work() is called at least once more), so a block that has something left to send sends it
+// then, and returns done. An input stays at its end, also where a new producer comes. When a block has ended its ports close,
+// and its neighbours see the end of their streams.
 //
 // An edge is a port of the domain like any other (port.hpp). One InputPort pops from one port; an OutputPort pushes to each
 // of its edges a reference to the same buffer. A message that finds an edge full stays with the OutputPort, which is not
