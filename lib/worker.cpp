@@ -650,12 +650,9 @@ void Worker::end(Block& block) noexcept {
     for (Waitable* waitable : schedule.waitables) {
         waitable->is_awaited = false;
         waitable->close();
-        for (Waitable* neighbour : waitable->neighbours) {
-            if (neighbour->is_awaited) {
-                make_ready(*neighbour->owner); // it sees that the stream has ended
-            }
-        }
+        waitable->has_moved = true; // neighbours see that the stream has ended
     }
+    tell_neighbours(block);
 }
 
 void Worker::end_all() noexcept {
