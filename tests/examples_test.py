@@ -15,52 +15,21 @@ import sys
 import time
 import unittest
 
+from programs_testing import ProgramsTest
+
 send, receive, producer, consumer = "", "", "", ""
 
 
-class Examples(unittest.TestCase):
-    def setUp(self):
-        self.domain = f"examples.{os.getpid()}.{self.id().rsplit('.', 1)[-1][:20]}"
-        self.prefix = f"weir+{os.geteuid()}+{self.domain}+"
-        self.addCleanup(self.remove_files)
-
-    def files(self):
-        return sorted(path.name for path in pathlib.Path("/dev/shm").iterdir() if path.name.startswith(self.prefix))
-
-    def remove_files(self):
-        for name in self.files():
-            os.unlink(f"/dev/shm/{name}")
-
-    def start(self, *command):
-        process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True)
-        self.addCleanup(process.stdout.close)
-        self.addCleanup(process.wait)
-        self.addCleanup(lambda: process.poll() is None and process.kill())
-        return process
-
+class Examples(ProgramsTest):
     def start_producer(self, *arguments):
-        process = self.start(producer, "--domain", self.domain, *arguments)
+        process = self.start_command(producer, "--domain", self.domain, *arguments)
         self.wait_for(process, "films")
         return process
 
     def start_consumer(self, *arguments):
-        process = self.start(consumer, "--domain", self.domain, *arguments)
+        process = self.start_command(consumer, "--domain", self.domain, *arguments)
         self.wait_for(process, "viewer is there")
         return process
-
-    def wait_for(self, process, wanted):
-        """Reads its lines until one matches, and returns that."""
-        said = ""
-        for line in process.stdout:
-            said += line
-            if re.search(wanted, line):
-                return line
-        self.fail(f"it ended ({process.wait()}) without saying {wanted}; it said:\n{said}")
-
-    def kill(self, process):
-        process.kill()
-        self.assertEqual(process.wait(), -signal.SIGKILL)
 
     def sleep_count(self, process):
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
@@ -72,20 +41,17 @@ class Examples(unittest.TestCase):
         self.assertEqual(process.wait(), 0, said)
         return said
 
-    def assert_nothing_is_left(self):
-        self.assertEqual(self.files(), [self.prefix + "lock"])
-
     def test_the_readmes_programs_find_each_other_in_either_order(self):
         for first, second in ((send, receive), (receive, send)):
             with self.subTest(first=first):
-                processes = [self.start(program, self.domain) for program in (first, second)]
+                processes = [self.start_command(program, self.domain) for program in (first, second)]
                 said = [process.communicate()[0] for process in processes]
                 self.assertEqual([process.returncode for process in processes], [0, 0], said)
                 self.assertIn("100 frames came as they were sent; the sender is done", "".join(said))
                 self.assert_nothing_is_left()
 
     def test_a_receiver_is_told_that_the_sender_was_killed(self):
-        sender = self.start(send, self.domain)
+        sender = self.start_command(send, self.domain)
         looks = 0
         while looks < 20:  # until it sleeps, because the port is full
             self.assertIsNone(sender.poll())
@@ -93,7 +59,7 @@ class Examples(unittest.TestCase):
             looks = looks + 1 if state == "S" and len(self.files()) == 5 else 0
             time.sleep(0.005)
         self.kill(sender)
-        receiver = self.start(receive, self.domain)
+        receiver = self.start_command(receive, self.domain)
         self.assertEqual(receiver.communicate()[0], "8 frames came as they were sent; the sender died\n")
         self.assertEqual(receiver.returncode, 1)
         self.assert_nothing_is_left()

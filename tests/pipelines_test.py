@@ -16,6 +16,8 @@ import sys
 import tempfile
 import unittest
 
+from programs_testing import ProgramsTest
+
 threshold, source, worker, sink, split, count, merge = [""] * 7
 repository = pathlib.Path(__file__).resolve().parent.parent
 
@@ -40,25 +42,12 @@ def masked(content, key):
     return content.translate(bytes(byte ^ key for byte in range(256)))
 
 
-class Pipelines(unittest.TestCase):
+class Pipelines(ProgramsTest):
     def setUp(self):
-        self.domain = f"pipelines.{os.getpid()}.{self.id().rsplit('.', 1)[-1][:40]}"
-        self.prefix = f"weir+{os.geteuid()}+{self.domain}+"
-        self.addCleanup(self.remove_files)
+        super().setUp()
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        self.environment = dict(os.environ)
-
-    def files(self):
-        return sorted(path.name for path in pathlib.Path("/dev/shm").iterdir() if path.name.startswith(self.prefix))
-
-    def remove_files(self):
-        for name in self.files():
-            os.unlink(f"/dev/shm/{name}")
-
-    def assert_nothing_is_left(self):
-        self.assertEqual(self.files(), [self.prefix + "lock"])
 
     def make_file(self, content, name="in"):
         path = self.folder / name
@@ -66,32 +55,12 @@ class Pipelines(unittest.TestCase):
         return path
 
     def start(self, program, *arguments):
-        process = subprocess.Popen([program, *map(str, arguments), "--domain", self.domain], env=self.environment,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.addCleanup(process.stdout.close)
-        self.addCleanup(process.wait)
-        self.addCleanup(lambda: process.poll() is None and process.kill())
-        return process
+        return self.start_command(program, *arguments, "--domain", self.domain)
 
     def start_and_wait(self, program, *arguments):
         process = self.start(program, *arguments)
         self.wait_for(process, "is there|goes on")
         return process
-
-    def wait_for(self, process, wanted):
-        """Reads its lines until one matches, and returns that."""
-        said = ""
-        for line in process.stdout:
-            said += line
-            if re.search(wanted, line):
-                return line
-        self.fail(f"it ended ({process.wait()}) without saying {wanted}; it said:\n{said}")
-
-    def kill(self, *processes):
-        for process in processes:
-            process.kill()
-        for process in processes:
-            self.assertEqual(process.wait(), -signal.SIGKILL)
 
     def end(self, process, code=0):
         """Waits for its end, and returns what it said last."""
