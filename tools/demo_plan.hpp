@@ -5,10 +5,11 @@
 // streamed in chunks, one in each buffer.
 #pragma once
 
+#include "usage_error.hpp"
+
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,10 +19,7 @@ namespace weir::demo {
 inline constexpr unsigned producer_count = 3;
 
 /// What the user asked for cannot be done; nothing has been started.
-class UsageError : public std::runtime_error {
-public:
-    using std::runtime_error::runtime_error;
-};
+using tool::UsageError;
 
 struct PlannedFile {
     std::filesystem::path path;
