@@ -54,7 +54,7 @@ void check_length(std::span<std::byte> memory, std::size_t needed, errc cause, c
     }
 }
 
-BufferPoolOptions read_options(std::span<std::byte> control, std::span<std::byte> payload) {
+BufferPoolOptions read_options(std::span<std::byte> control) {
     check_aligned(control, "control");
     check_length(control, sizeof(BufferPoolState), errc::truncated, "control");
     const auto& state = *reinterpret_cast<const BufferPoolState*>(control.data());
@@ -72,6 +72,11 @@ BufferPoolOptions read_options(std::span<std::byte> control, std::span<std::byte
         throw_error(errc::corrupt, "buffer pool parameter stride_bytes: " + std::to_string(state.stride_bytes));
     }
     check_length(control, BufferPool::control_bytes(options), errc::truncated, "control");
+    return options;
+}
+
+BufferPoolOptions read_options(std::span<std::byte> control, std::span<std::byte> payload) {
+    const BufferPoolOptions options = read_options(control);
     check_aligned(payload, "payload");
     check_length(payload, BufferPool::payload_bytes(options), errc::truncated, "payload");
     return options;
@@ -105,6 +110,9 @@ void BufferPool::format(std::span<std::byte> control, const BufferPoolOptions& o
 
 BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)
     : BufferPoolView(control, payload, membership, read_options(control, payload)) {}
+
+BufferPoolView::BufferPoolView(std::span<std::byte> control, const Membership& membership)
+    : BufferPoolView(control, {}, membership, read_options(control)) {}
 
 // The options have been read once and checked against the memory; the shared ones are not looked at again.
 BufferPoolView::BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership,
@@ -290,7 +298,8 @@ std::vector<std::string> BufferPool::check(const ProcessTable* table) const {
     }
     for (std::uint32_t index = 0; index < buffer_count(); ++index) {
         for (unsigned number = 0; number < references_per_buffer(); ++number) {
-            const std::uint64_t word = load_reference(view_->reference(index, number));
+            const std::uint64_t& shared_word = view_->reference(index, number);
+            const std::uint64_t word = load_reference(shared_word);
             const Owner owner = Owner::of(word);
             if (reference_state(word) > ReferenceState::queued) {
                 report(index, number, "state " + std::to_string(word & 7) + " is none that is written");
@@ -300,7 +309,9 @@ std::vector<std::string> BufferPool::check(const ProcessTable* table) const {
                 }
             } else if (table != nullptr && reference_state(word) == ReferenceState::held) {
                 const ProcessTable::Entry entry = table->entry(owner.slot());
-                if (!entry.alive || Owner(owner.slot(), entry.incarnation) != owner) {
+                // Read again: a membership ends after all that it held was given back.
+                if ((!entry.alive || Owner(owner.slot(), entry.incarnation) != owner) &&
+                    load_reference(shared_word) == word) {
                     report(index, number,
                            "is held by slot " + std::to_string(owner.slot()) +
                                " under an incarnation that is not alive");

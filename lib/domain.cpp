@@ -151,6 +151,14 @@ void add_to(std::string& text, const std::string& line) {
 
 namespace detail {
 
+void check_owner(const Segment& segment, const std::string& name, const SegmentOwner& domain) {
+    const bool is_shared = (domain.mode & 0060) == 0060 && segment.owner().group == domain.group;
+    if (segment.owner().user != domain.user && !is_shared) {
+        throw_error(errc::no_permission, "segment " + name + " belongs to user " +
+                                             std::to_string(segment.owner().user) + ", who is not in this domain");
+    }
+}
+
 DomainState::DomainState(DomainNames names, const JoinOptions& options, Segment registry)
     : names_(std::move(names)), options_(options), registry_segment_(std::move(registry)),
       registry_(registry_segment_.bytes()), lock_(LockDescriptor::open(segment_path(names_.registry()))),
@@ -299,12 +307,7 @@ Segment DomainState::open_segment(const SegmentKey& key, SegmentKind kind, Segme
     expected.prefault = prefault;
     const std::string name = names_.segment(registry_.id(), key, kind);
     Segment segment = Segment::open(name, expected);
-    const SegmentOwner& domain = registry_segment_.owner();
-    const bool is_shared = (domain.mode & 0060) == 0060 && segment.owner().group == domain.group;
-    if (segment.owner().user != domain.user && !is_shared) {
-        throw_error(errc::no_permission, "segment " + name + " belongs to user " +
-                                             std::to_string(segment.owner().user) + ", who is not in this domain");
-    }
+    check_owner(segment, name, registry_segment_.owner());
     take_note(segment.note());
     return segment;
 }
@@ -843,17 +846,13 @@ std::vector<MemberInfo> Domain::members() const {
         if (!entry.alive) {
             continue;
         }
-        const MemberRecord& record = domain.registry().record(slot);
         MemberInfo member;
         member.slot = slot;
         member.incarnation = entry.incarnation;
         member.is_self = slot == domain.membership().slot;
         member.is_alive = member.is_self || !domain.is_lock_free(slot);
-        member.process.pid = record.pid;
-        member.process.pid_namespace = record.pid_namespace;
-        member.process.start_time_ticks = record.start_time_ticks;
-        member.process.name.assign(record.name, strnlen(record.name, sizeof(record.name)));
-        member.joined_ns = record.joined_ns;
+        member.process = domain.registry().process(slot);
+        member.joined_ns = domain.registry().record(slot).joined_ns;
         members.push_back(std::move(member));
     }
     return members;
@@ -873,7 +872,7 @@ std::string Domain::notes() const {
     return state().notes();
 }
 
-std::vector<std::string> Domain::check(DomainCensus* census) {
+std::vector<std::string> Domain::check(DomainCensus* census, CheckMode mode) {
     detail::DomainState& domain = state();
     SharedBufferAllocator buffers;
     for (detail::DomainState::MappedPool* pool : domain.pools()) {
@@ -884,7 +883,8 @@ std::vector<std::string> Domain::check(DomainCensus* census) {
         ports.emplace_back(unowned(port->view));
     }
     std::vector<std::string> broken = domain.registry().check();
-    std::ranges::move(check_domain(domain.registry().processes(), buffers, ports, census), std::back_inserter(broken));
+    std::ranges::move(check_domain(domain.registry().processes(), buffers, ports, census, mode),
+                      std::back_inserter(broken));
     return broken;
 }
 

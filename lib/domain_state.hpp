@@ -14,6 +14,10 @@
 
 namespace weir::detail {
 
+/// Whether a segment may be one of a domain's, whose registry belongs to `domain`.
+/// Throws: no_permission.
+void check_owner(const Segment& segment, const std::string& name, const SegmentOwner& domain);
+
 class DomainState final : public PoolSource, public Recheck {
 public:
     /// Takes a process slot; the caller holds the domain's lock.

@@ -5,6 +5,7 @@
 #include <weir/file.hpp>
 
 #include <cerrno>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -60,6 +61,15 @@ private:
     close(number);
     errno = error;
     return above;
+}
+
+/// A text from shared memory, up to its zero, without what would confuse a terminal.
+[[nodiscard]] inline std::string printable(const char* text, std::size_t bytes_max) {
+    std::string result(text, strnlen(text, bytes_max));
+    for (char& letter : result) {
+        letter = letter < ' ' || letter > '~' ? '?' : letter;
+    }
+    return result;
 }
 
 [[nodiscard]] inline FileId id_of(const struct stat& status) noexcept {

@@ -65,8 +65,22 @@ struct Member {
     }
 };
 
-constexpr std::uint64_t line_owner(const Membership& membership) noexcept {
-    return membership.incarnation << 9 | std::uint64_t{membership.slot} << 1 | 1;
+constexpr std::uint64_t line_owner(std::uint8_t slot, std::uint64_t incarnation) noexcept {
+    return incarnation << 9 | std::uint64_t{slot} << 1 | 1;
+}
+
+void add_to(PortCounters& sum, const PortCounterLine& line) noexcept {
+    const auto count = [&line](unsigned place) {
+        // relaxed: numbers for people to read
+        return shared(line.counts[place]).load(std::memory_order_relaxed);
+    };
+    sum.messages += count(0);
+    sum.bytes += count(1);
+    sum.stalls += count(2);
+    sum.waits += count(3);
+    sum.wakes += count(4);
+    sum.dropped += count(5);
+    sum.high_water_mark = std::max(sum.high_water_mark, count(6));
 }
 
 /// A view together with the pools that it was given.
@@ -270,8 +284,8 @@ PortCounterLine& PortView::take_counter_line(PortEnd end, bool& is_own) noexcept
             owner != 0 && membership_.table.is_alive(static_cast<std::uint8_t>(owner >> 1), owner >> 9);
         // (6) acq_rel, on failure acquire: as (5); pairs with (5), (7)
         if (!is_taken && shared(line.owner)
-                             .compare_exchange_strong(owner, line_owner(membership_), std::memory_order_acq_rel,
-                                                      std::memory_order_acquire)) {
+                             .compare_exchange_strong(owner, line_owner(membership_.slot, membership_.incarnation),
+                                                      std::memory_order_acq_rel, std::memory_order_acquire)) {
             is_own = true;
             return line;
         }
@@ -282,7 +296,7 @@ PortCounterLine& PortView::take_counter_line(PortEnd end, bool& is_own) noexcept
 
 void PortView::give_back_counter_line(PortCounterLine& line, bool is_own) noexcept {
     if (is_own) {
-        std::uint64_t owner = line_owner(membership_);
+        std::uint64_t owner = line_owner(membership_.slot, membership_.incarnation);
         // (7) release: the next owner sees our totals; where our membership has ended, the line may be another's already;
         // pairs with (5), (6)
         shared(line.owner).compare_exchange_strong(owner, 0, std::memory_order_release, std::memory_order_relaxed);
@@ -292,22 +306,35 @@ void PortView::give_back_counter_line(PortCounterLine& line, bool is_own) noexce
 PortCounters PortView::counters(PortEnd end) const noexcept {
     const auto number = static_cast<unsigned>(end);
     PortCounters sum;
-    const auto add = [&sum](const PortCounterLine& line) {
-        const auto count = [&line](unsigned place) {
-            // relaxed: numbers for people to read
-            return shared(line.counts[place]).load(std::memory_order_relaxed);
-        };
-        sum.messages += count(0);
-        sum.bytes += count(1);
-        sum.stalls += count(2);
-        sum.waits += count(3);
-        sum.wakes += count(4);
-        sum.dropped += count(5);
-        sum.high_water_mark = std::max(sum.high_water_mark, count(6));
-    };
-    std::ranges::for_each(state_->counter_lines[number], add);
-    add(state_->shared_counters[number]);
+    for (const PortCounterLine& line : state_->counter_lines[number]) {
+        add_to(sum, line);
+    }
+    add_to(sum, state_->shared_counters[number]);
     return sum;
+}
+
+std::vector<PortHandles> PortView::handles(PortEnd end) const {
+    std::vector<PortHandles> all;
+    for (unsigned number = 0; number < process_slot_count; ++number) {
+        const auto slot = static_cast<std::uint8_t>(number);
+        const Member member = Member::of(load_shared(member_word(end, slot)));
+        if (member.handle_count > 0) {
+            const bool is_alive = membership_.table.is_alive(slot, member.incarnation);
+            all.push_back(
+                {slot, member.incarnation, is_alive, static_cast<std::uint32_t>(member.handle_count), PortCounters()});
+        }
+    }
+    for (const PortCounterLine& line : state_->counter_lines[static_cast<unsigned>(end)]) {
+        // relaxed: numbers for people to read
+        const std::uint64_t owner = shared(line.owner).load(std::memory_order_relaxed);
+        const auto same = std::ranges::find_if(all, [owner](const PortHandles& handles) {
+            return owner == line_owner(handles.slot, handles.incarnation);
+        });
+        if (same != all.end()) {
+            add_to(same->counters, line);
+        }
+    }
+    return all;
 }
 
 std::vector<std::string> Port::check() const {
@@ -329,6 +356,9 @@ std::vector<std::string> Port::check() const {
             continue;
         }
         const std::uint64_t word = load_reference(item.word());
+        if (port.ring().load_cell(place) != cell) {
+            continue; // taken meanwhile: the word may be of the buffer's next use
+        }
         if (item.is_queued_as(word)) {
             if (reference_port(word) != port.options().port_id) {
                 broken.push_back(name + ": its reference is queued in port " + std::to_string(reference_port(word)));
@@ -340,7 +370,7 @@ std::vector<std::string> Port::check() const {
     }
     for (unsigned end = 0; end < 2; ++end) {
         for (unsigned slot = 0; slot < process_slot_count; ++slot) {
-            // relaxed: the port is quiet
+            // relaxed: each word is looked at by itself
             const Member member = Member::of(shared(port.state().members[end][slot]).load(std::memory_order_relaxed));
             if (member.closed && member.handle_count > 0) {
                 broken.push_back("port " + std::to_string(port.options().port_id) + " member " + std::to_string(slot) +

@@ -221,7 +221,15 @@ LockDescriptor LockDescriptor::open_listed(const std::string& path, int flags, m
 }
 
 LockDescriptor LockDescriptor::open(const std::string& path) {
-    LockDescriptor opened = open_listed(path, O_RDWR, 0);
+    return open_regular(path, O_RDWR);
+}
+
+LockDescriptor LockDescriptor::open_to_look(const std::string& path) {
+    return open_regular(path, O_RDONLY);
+}
+
+LockDescriptor LockDescriptor::open_regular(const std::string& path, int flags) {
+    LockDescriptor opened = open_listed(path, flags, 0);
     const std::string what = "cannot open " + path + " for a lock";
     if (opened.number_ < 0) {
         detail::throw_errno(errno, what);

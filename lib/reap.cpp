@@ -170,43 +170,71 @@ std::uint32_t free_held(BufferPoolView& pool, const Membership& membership) noex
 }
 
 std::vector<std::string> check_domain(const ProcessTable& table, const SharedBufferAllocator& buffers,
-                                      std::span<const Port> ports, DomainCensus* census) {
+                                      std::span<const Port> ports, DomainCensus* census, CheckMode mode) {
     std::vector<std::string> broken = table.check();
     const auto append = [&broken](std::vector<std::string> more) {
         std::ranges::move(more, std::back_inserter(broken));
     };
-    std::unordered_map<std::uint32_t, unsigned> cell_counts;
-    for (const Port& port : ports) {
-        append(port.check());
-        for (std::uint32_t place = 0; place < port.options().capacity; ++place) {
-            const std::uint64_t cell = port.view()->ring().load_cell(place);
-            PortView::Item item;
-            if (Ring::is_filled(cell) && port.view()->decode(cell, item) &&
-                item.is_queued_as(load_reference(item.word()))) {
-                ++cell_counts[reference_key(*item.pool, item.index, item.reference)];
-            }
-        }
-    }
+    // First the words, then the cells, then the words again: a word that has not changed was in its cell meanwhile, unless
+    // its owner had not filled that yet. An owner that had ended when its word was read has filled all that it ever will.
+    struct Queued {
+        const std::uint64_t* shared_word;
+        std::uint64_t word;
+        bool may_be_unsent;
+        unsigned cell_count;
+    };
+    std::unordered_map<std::uint32_t, Queued> queued;
     DomainCensus counted;
     for (const BufferPool& pool : buffers.pools()) {
         append(pool.check(&table));
         const BufferPoolView& view = pool.view();
         for (std::uint32_t index = 0; index < view.buffer_count(); ++index) {
-            counted.free_count += view.is_unused(index) ? 1U : 0U;
+            bool is_unused = true;
             for (unsigned number = 0; number < view.references_per_buffer(); ++number) {
-                const ReferenceState state = reference_state(load_reference(view.reference(index, number)));
-                counted.held_reference_count += state == ReferenceState::held ? 1U : 0U;
-                if (state == ReferenceState::queued) {
+                const std::uint64_t& shared_word = view.reference(index, number);
+                const std::uint64_t word = load_reference(shared_word);
+                is_unused = is_unused && is_free(word);
+                counted.held_reference_count += reference_state(word) == ReferenceState::held ? 1U : 0U;
+                if (reference_state(word) == ReferenceState::queued) {
                     ++counted.queued_reference_count;
-                    const unsigned cell_count = cell_counts[reference_key(view, index, number)];
-                    if (cell_count != 1) {
-                        broken.push_back("buffer " + std::to_string(view.first_buffer() + index) + " reference " +
-                                         std::to_string(number) + ": queued, but named by " +
-                                         std::to_string(cell_count) + " cells");
-                    }
+                    const Owner owner = Owner::of(word);
+                    const ProcessTable::Entry entry = table.entry(owner.slot());
+                    const bool may_be_unsent = entry.alive && Owner(owner.slot(), entry.incarnation) == owner;
+                    queued.emplace(reference_key(view, index, number), Queued{&shared_word, word, may_be_unsent, 0});
                 }
             }
+            counted.free_count += is_unused ? 1U : 0U;
         }
+    }
+    for (const Port& port : ports) {
+        append(port.check());
+        for (std::uint32_t place = 0; place < port.options().capacity; ++place) {
+            const std::uint64_t cell = port.view()->ring().load_cell(place);
+            PortView::Item item;
+            if (!Ring::is_filled(cell) || !port.view()->decode(cell, item)) {
+                continue;
+            }
+            const auto found = queued.find(reference_key(*item.pool, item.index, item.reference));
+            if (found != queued.end() && item.is_queued_as(found->second.word)) {
+                ++found->second.cell_count;
+            }
+        }
+    }
+    std::vector<std::pair<std::uint32_t, unsigned>> unmatched; // and how many cells name it
+    for (const auto& [key, reference] : queued) {
+        if (reference.cell_count == 1 || load_reference(*reference.shared_word) != reference.word) {
+            continue;
+        }
+        if (reference.cell_count == 0 && reference.may_be_unsent && mode == CheckMode::live) {
+            ++counted.unsent_reference_count;
+            continue;
+        }
+        unmatched.emplace_back(key, reference.cell_count);
+    }
+    std::ranges::sort(unmatched);
+    for (const auto& [key, cell_count] : unmatched) {
+        broken.push_back("buffer " + std::to_string(key >> 4) + " reference " + std::to_string(key & 15) +
+                         ": queued, but named by " + std::to_string(cell_count) + " cells");
     }
     if (census != nullptr) {
         *census = counted;

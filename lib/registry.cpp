@@ -1,3 +1,5 @@
+#include "files.hpp"
+
 #include <weir/registry.hpp>
 
 #include <charconv>
@@ -100,24 +102,31 @@ Registry::Registry(std::span<std::byte> memory)
     }
 }
 
+ProcessInfo Registry::process(std::uint8_t slot) const {
+    const MemberRecord& record = state_->records[slot];
+    return {record.pid, record.pid_namespace, record.start_time_ticks,
+            detail::printable(record.name, sizeof(record.name))};
+}
+
 std::vector<std::string> Registry::check() const {
-    std::vector<std::string> broken = processes_.check();
+    std::vector<std::string> broken;
     if (state_->id != id_) {
         broken.push_back("registry: id has changed since it was opened");
     }
     const auto check_directory = [&broken](const char* name, Directory directory) {
-        bool has_ended = false;
-        for (unsigned place = 0; place < directory.size(); ++place) {
+        // From the back: it is filled from the front, so what lies before an entry was there before it.
+        bool has_later = false;
+        for (unsigned place = directory.size(); place-- > 0;) {
             const std::uint64_t word = directory.entry(place);
-            if (word != 0 && has_ended) {
-                broken.push_back(std::string("registry: ") + name + " entry " + std::to_string(place) +
+            if (word == 0 && has_later) {
+                broken.push_back(std::string("registry: ") + name + " entry " + std::to_string(place + 1) +
                                  " lies behind an empty one");
             }
             if (word != 0 && ((word & 1) == 0 || SegmentKey::of(word).serial == 0)) {
                 broken.push_back(std::string("registry: ") + name + " entry " + std::to_string(place) +
                                  " is none that is written");
             }
-            has_ended = word == 0;
+            has_later = word != 0;
         }
     };
     check_directory("pool", pools());

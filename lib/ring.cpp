@@ -45,31 +45,63 @@ RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) noexc
     }
 }
 
+std::uint64_t Ring::depth() const noexcept {
+    const std::uint64_t capacity = mask_ + 1;
+    std::uint64_t head = head_hint();
+    for (std::uint64_t step = 0; step < capacity; ++step) {
+        if (turns_ahead(load_cell(head), empty_cell(head) | filled_bit) <= 0) {
+            break;
+        }
+        ++head;
+    }
+    std::uint64_t tail = later(head, tail_hint());
+    while (tail - head < capacity && is_item_of(tail, load_cell(tail))) {
+        ++tail;
+    }
+    return std::min(tail - head, capacity);
+}
+
+std::vector<std::uint64_t> Ring::load_cells() const {
+    std::vector<std::uint64_t> cells(mask_ + 1);
+    for (std::uint64_t index = 0; index < cells.size(); ++index) {
+        cells[index] = load_cell(index);
+    }
+    return cells;
+}
+
 std::vector<std::string> Ring::check() const {
     std::vector<std::string> broken;
-    const std::uint64_t capacity = mask_ + 1;
-    // The position that each cell is filled with or empty for; all lie within one lap in a quiet ring. They are compared
-    // with the first cell's by their difference, because turns wrap.
-    const std::uint64_t first_turn = load_cell(0) >> ring_value_bits;
+    const auto capacity = static_cast<std::int64_t>(mask_ + 1);
+    // Turns only grow: what was read twice, in two readings one after the other, is what the ring was in between.
+    std::vector<std::uint64_t> cells = load_cells();
+    bool stood_still = false;
+    for (int attempt = 0; attempt < 3 && !stood_still; ++attempt) {
+        std::vector<std::uint64_t> again = load_cells();
+        stood_still = again == cells;
+        cells = std::move(again);
+    }
+    // The position that each cell is filled with or empty for; all lie within one lap. They are compared with the first
+    // cell's by their difference, because turns wrap.
+    const std::uint64_t first_turn = cells[0] >> ring_value_bits;
     std::int64_t push_first = 0, push_last = 0, pop_first = 0, pop_last = 0;
-    for (std::uint64_t index = 0; index < capacity; ++index) {
-        const std::uint64_t cell = load_cell(index);
+    for (std::int64_t index = 0; index < capacity; ++index) {
+        const std::uint64_t cell = cells[static_cast<std::size_t>(index)];
         if (!is_filled(cell) && value(cell) != 0) {
             broken.push_back("ring cell " + std::to_string(index) + " is empty but holds the value " +
                              std::to_string(value(cell)));
         }
         const std::int64_t turns = turns_ahead(cell, (first_turn & ~std::uint64_t{1}) << ring_value_bits);
-        const std::int64_t pop = (turns >> 1) * static_cast<std::int64_t>(capacity) + static_cast<std::int64_t>(index);
-        const std::int64_t push = pop + (is_filled(cell) ? static_cast<std::int64_t>(capacity) : 0);
+        const std::int64_t pop = (turns >> 1) * capacity + index;
+        const std::int64_t push = pop + (is_filled(cell) ? capacity : 0);
         push_first = index == 0 ? push : std::min(push_first, push);
         push_last = index == 0 ? push : std::max(push_last, push);
         pop_first = index == 0 ? pop : std::min(pop_first, pop);
         pop_last = index == 0 ? pop : std::max(pop_last, pop);
     }
-    if (push_last - push_first >= static_cast<std::int64_t>(capacity)) {
+    if (stood_still && push_last - push_first >= capacity) {
         broken.push_back("ring turns: the cells' next pushes are more than one lap apart");
     }
-    if (pop_last - pop_first >= static_cast<std::int64_t>(capacity)) {
+    if (stood_still && pop_last - pop_first >= capacity) {
         broken.push_back("ring turns: the cells' next pops are more than one lap apart");
     }
     return broken;

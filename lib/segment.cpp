@@ -206,13 +206,6 @@ std::size_t collapse_huge_pages(std::byte* mapping, std::size_t bytes, std::stri
     return *obtained;
 }
 
-std::string printable(const char* text, std::size_t bytes_max) {
-    std::string result(text, strnlen(text, bytes_max));
-    std::ranges::replace_if(
-        result, [](char letter) { return letter < ' ' || letter > '~'; }, '?');
-    return result;
-}
-
 std::string what_it_is(std::uint32_t kind) {
     return std::string(name_of(static_cast<SegmentKind>(kind)));
 }
@@ -265,24 +258,24 @@ std::string_view name_of(SegmentKind kind) noexcept {
 
 void check_name(std::string_view what, std::string_view name) {
     if (!is_name(name, name_length_max, name_characters)) {
-        throw_error(errc::invalid_name, std::string(what) + " \"" + printable(name.data(), name.size()) +
+        throw_error(errc::invalid_name, std::string(what) + " \"" + detail::printable(name.data(), name.size()) +
                                             "\": use 1 to 64 of [A-Za-z0-9._-], not . or ..");
     }
 }
 
 std::string segment_path(std::string_view name) {
     if (!is_name(name, segment_name_length_max, segment_name_characters)) {
-        throw_error(errc::invalid_name, "segment name \"" + printable(name.data(), name.size()) +
+        throw_error(errc::invalid_name, "segment name \"" + detail::printable(name.data(), name.size()) +
                                             "\": use 1 to 200 of [A-Za-z0-9._+-], not . or ..");
     }
     return std::string(shared_memory_folder) + "/" + std::string(name);
 }
 
-std::vector<std::string> list_segments(std::string_view prefix) {
-    const std::string folder(shared_memory_folder);
-    const std::unique_ptr<DIR, int (*)(DIR*)> entries(opendir(folder.c_str()), closedir);
+std::vector<std::string> list_segments(std::string_view prefix, std::string_view folder) {
+    const std::string path(folder);
+    const std::unique_ptr<DIR, int (*)(DIR*)> entries(opendir(path.c_str()), closedir);
     if (entries == nullptr) {
-        throw_errno(errno, "cannot list " + folder);
+        throw_errno(errno, "cannot list " + path);
     }
     std::vector<std::string> names;
     while (const dirent* entry = readdir(entries.get())) {
@@ -361,7 +354,7 @@ Segment Segment::create(std::string_view name, std::size_t bytes, const SegmentO
         header->parameters_hash = options.parameters_hash;
         header->creator_pid = static_cast<std::uint32_t>(segment.creator_pid_);
         options.label.copy(header->label, sizeof header->label - 1);
-        segment.label_ = printable(header->label, sizeof header->label);
+        segment.label_ = detail::printable(header->label, sizeof header->label);
         // (1) release: who sees the magic sees the rest of the header; pairs with (2)
         shared(header->magic).store(segment_magic, std::memory_order_release);
         return segment;
@@ -372,9 +365,14 @@ Segment Segment::create(std::string_view name, std::size_t bytes, const SegmentO
 }
 
 Segment Segment::open(std::string_view name, const SegmentExpectation& expected) {
-    const std::string path = segment_path(name);
+    const bool is_copy = !expected.copies_folder.empty();
+    std::string path = segment_path(name);
+    if (is_copy) {
+        path = std::string(expected.copies_folder) + "/" + std::string(name);
+    }
     const std::string what = "cannot open segment " + path;
     const bool writes = expected.access == Access::read_write;
+    WEIR_ASSERT(!is_copy || !writes, "copies of segments are read only");
     const Descriptor descriptor(detail::open_file(path, writes ? O_RDWR : O_RDONLY));
     if (descriptor.number() < 0) {
         throw_errno(errno, what);
@@ -411,7 +409,7 @@ Segment Segment::open(std::string_view name, const SegmentExpectation& expected)
     check_header(header, file_bytes, expected, what);
     const std::size_t mapping_bytes = segment_header_bytes + header.data_bytes;
     constexpr std::size_t block_bytes = 512;
-    if (static_cast<std::size_t>(status.st_blocks) < mapping_bytes / block_bytes) {
+    if (!is_copy && static_cast<std::size_t>(status.st_blocks) < mapping_bytes / block_bytes) {
         throw_error(errc::truncated, what + ": of its " + std::to_string(mapping_bytes) + " bytes only " +
                                          std::to_string(static_cast<std::size_t>(status.st_blocks) * block_bytes) +
                                          " were ever allocated; remove it");
@@ -433,7 +431,7 @@ Segment Segment::open(std::string_view name, const SegmentExpectation& expected)
     segment.kind_ = static_cast<SegmentKind>(header.kind);
     segment.parameters_hash_ = header.parameters_hash;
     segment.creator_pid_ = static_cast<pid_t>(header.creator_pid);
-    segment.label_ = printable(header.label, sizeof header.label);
+    segment.label_ = detail::printable(header.label, sizeof header.label);
     if (expected.prefault) {
         prefault(segment.mapping_, mapping_bytes, writes);
     }

@@ -54,7 +54,7 @@ LAYERS: Dict[str, int] = {
     "port.hpp": 4,
     "reap.hpp": 5,
     "domain.hpp": 6,
-    "block.hpp": 7,
+    "block.hpp": 7, "observer.hpp": 7,
     "blocks.hpp": 8, "scheduler.hpp": 8,
 }
 UMBRELLA = "weir.hpp"  # includes every other header, and has nothing of its own

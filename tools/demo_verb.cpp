@@ -47,9 +47,8 @@ Verb add_demo(CLI::App& weir) {
                 if (!given->bytes_max.empty()) {
                     given->options.bytes_max = parsed_size(given->bytes_max);
                     if (given->options.bytes_max.value_or(0) == 0) {
-                        throw UsageError(
-                            fmt::format("--bytes-max {} is no size; write for example 500000, 64MB or 2G",
-                                        given->bytes_max));
+                        throw UsageError(fmt::format("--bytes-max {} is no size; write for example 500000, 64MB or 2G",
+                                                     given->bytes_max));
                     }
                 }
                 return demo::run_demo(given->options);

@@ -116,6 +116,8 @@ static_assert(offsetof(BufferPoolState, freed_event) == cache_line_bytes);
 class BufferPoolView {
 public:
     BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership);
+    /// Without payload: for who looks at the words, and takes no buffer.
+    BufferPoolView(std::span<std::byte> control, const Membership& membership);
     BufferPoolView(const BufferPoolView&) = delete;
     BufferPoolView& operator=(const BufferPoolView&) = delete;
     ~BufferPoolView() = default;
@@ -507,7 +509,8 @@ public:
     /// How many buffers have no reference in use; a snapshot that reads every header. 0 in a forked child.
     [[nodiscard]] std::uint32_t free_count() const noexcept;
 
-    /// Names each broken invariant; empty when the pool is sound. With a table, owners must be alive in it.
+    /// Names each broken invariant; empty when the pool is sound. With a table, owners must be alive in it. What it names is
+    /// broken whatever others do meanwhile.
     [[nodiscard]] std::vector<std::string> check(const ProcessTable* table = nullptr) const;
 
     [[nodiscard]] BufferPoolView& view() const noexcept { return *view_; }

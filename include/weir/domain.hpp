@@ -36,7 +36,7 @@
 // | any other calls of one Domain, from any threads            | yes     |
 // | leave(), assignment || anything of the same Domain object  | no      |
 // | calls of one PeerWatch                                     | no      |
-// | check() || anything in the domain                          | no      |
+// | check() in CheckMode::quiet || anything in the domain      | no      |
 //
 // Set-up (join, leave, pool, port) may block, and has deadlines; what it makes is lock-free.
 // Limits: 256 members, 64 pools, 1,024 ports, 1,048,576 buffers in a domain.
@@ -178,9 +178,9 @@ public:
     /// What was asked for and not obtained (huge pages, say), for people to read; empty when all was.
     [[nodiscard]] std::string notes() const;
 
-    /// Names each broken invariant of a quiet domain; empty when it is sound.
+    /// Names each broken invariant of the domain; empty when it is sound. Who looks from outside has a DomainObserver.
     /// Throws: as pool().
-    [[nodiscard]] std::vector<std::string> check(DomainCensus* census = nullptr);
+    [[nodiscard]] std::vector<std::string> check(DomainCensus* census = nullptr, CheckMode mode = CheckMode::quiet);
 
     struct RemoveOptions {
         std::optional<uid_t> user = {};

@@ -33,7 +33,8 @@
 // | different handles, any threads and processes  | yes                            |
 // | one Producer or Consumer from two threads     | no                             |
 // | making handles from one Port in many threads  | yes                            |
-// | format(), check() || anything                 | no                             |
+// | check(), counters() || anything                | yes: they only read            |
+// | format() || anything                           | no                             |
 //
 // Counters: each handle counts in a line of its own, with plain stores. A line belongs to {slot, incarnation}; who takes
 // it over from a dead one goes on from its totals. Where the 32 lines of an end are taken, handles share one.
@@ -91,6 +92,15 @@ struct PortCounters {
     std::uint64_t wakes = 0;           ///< wake-ups that it sent
     std::uint64_t dropped = 0;         ///< messages that it took out to make room
     std::uint64_t high_water_mark = 0; ///< the most messages seen in the port, sampled
+};
+
+/// What one member has of an end.
+struct PortHandles {
+    std::uint8_t slot = 0;
+    std::uint64_t incarnation = 0;
+    bool is_alive = false;          ///< it has neither left nor been reaped
+    std::uint32_t handle_count = 0; ///< attached
+    PortCounters counters;          ///< of lines of its own; they go on from who had the lines before
 };
 
 struct alignas(cache_line_bytes) PortCounterLine {
@@ -333,6 +343,8 @@ public:
     [[nodiscard]] PortCounterLine& take_counter_line(PortEnd end, bool& is_own) noexcept;
     void give_back_counter_line(PortCounterLine& line, bool is_own) noexcept;
     [[nodiscard]] PortCounters counters(PortEnd end) const noexcept;
+    /// Who is attached to `end`, or was when it died, by slot; a snapshot.
+    [[nodiscard]] std::vector<PortHandles> handles(PortEnd end) const;
 
     /// What a handle that waits does before each sleep.
     void recheck() const noexcept {
@@ -411,7 +423,7 @@ public:
         return view_->is_foreign() ? PortCounters{} : view_->counters(end);
     }
 
-    /// Names each broken invariant of a quiet port; empty when it is sound.
+    /// Names each broken invariant; empty when it is sound. What it names is broken whatever others do meanwhile.
     [[nodiscard]] std::vector<std::string> check() const;
 
     [[nodiscard]] const std::shared_ptr<PortView>& view() const noexcept { return view_; }

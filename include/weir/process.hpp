@@ -52,6 +52,10 @@ public:
     /// Throws: not_found, no_permission, wrong_kind (no regular file).
     [[nodiscard]] static LockDescriptor open(const std::string& path);
 
+    /// The same for is_locked_by_other() alone: the file need not be writable, and try_lock() throws.
+    /// Throws: as open().
+    [[nodiscard]] static LockDescriptor open_to_look(const std::string& path);
+
     LockDescriptor(LockDescriptor&& other) noexcept;
     LockDescriptor& operator=(LockDescriptor&& other) noexcept;
     LockDescriptor(const LockDescriptor&) = delete;
@@ -83,6 +87,7 @@ private:
     friend class LockFile;
 
     LockDescriptor() noexcept = default;
+    [[nodiscard]] static LockDescriptor open_regular(const std::string& path, int flags);
     [[nodiscard]] static LockDescriptor open_listed(const std::string& path, int flags, mode_t mode) noexcept;
     [[nodiscard]] bool is_own() const noexcept;
     void close() noexcept;

@@ -19,7 +19,7 @@
 // names a buffer that is about to be free. (C) wakes after it has ended the entry: a consumer that was woken before would
 // still find its dead producer attached, and sleep on.
 //
-// reap || anything of others: yes; check_domain() || anything: no, it wants a quiet domain.
+// reap || anything of others: yes; check_domain() || anything: yes, in CheckMode::live.
 // Progress: lock-free, in time proportional to the cells and words.
 // If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper, two_at_once]
 #pragma once
@@ -66,16 +66,24 @@ ReapResult leave(const Membership& membership, const SharedBufferAllocator& buff
 /// If the caller dies here: the rest is reaped. [crash: domain_leave]
 std::uint32_t free_held(BufferPoolView& pool, const Membership& membership) noexcept;
 
-/// What is in a quiet domain.
+/// Whether somebody may be in the middle of something.
+enum class CheckMode : std::uint8_t {
+    quiet, ///< nobody is, and the dead were reaped: what a push or a pop leaves for a moment is broken too
+    live,  ///< anybody may be, and the dead may wait to be reaped: what is named is broken whatever they do meanwhile
+};
+
+/// What is in a domain: exact in a quiet one.
 struct DomainCensus {
     std::uint32_t free_count = 0; ///< buffers
     std::uint32_t held_reference_count = 0;
     std::uint32_t queued_reference_count = 0; ///< references in ports
+    std::uint32_t unsent_reference_count = 0; ///< of these, marked as queued by who is just pushing, or died there
 };
 
-/// Names each broken invariant of a quiet domain: all check()s, and that each queued reference is in exactly one cell of
-/// its port. Empty when it is sound.
+/// Names each broken invariant of a domain: all check()s, and that each queued reference is in exactly one cell of its port;
+/// in CheckMode::live, where its owner has not ended, in one cell at most. Empty when it is sound.
 [[nodiscard]] std::vector<std::string> check_domain(const ProcessTable& table, const SharedBufferAllocator& buffers,
-                                                    std::span<const Port> ports, DomainCensus* census = nullptr);
+                                                    std::span<const Port> ports, DomainCensus* census = nullptr,
+                                                    CheckMode mode = CheckMode::quiet);
 
 } // namespace weir

@@ -27,6 +27,7 @@
 
 #include <weir/error.hpp>
 #include <weir/platform.hpp>
+#include <weir/process.hpp>
 #include <weir/process_table.hpp>
 #include <weir/segment.hpp>
 
@@ -190,6 +191,9 @@ public:
     /// Where slot `slot`'s member describes itself. May be torn while a new member writes it.
     [[nodiscard]] MemberRecord& record(std::uint8_t slot) const noexcept { return state_->records[slot]; }
 
+    /// What its record says of the member, for people to read.
+    [[nodiscard]] ProcessInfo process(std::uint8_t slot) const;
+
     [[nodiscard]] bool is_kept() const noexcept {
         // relaxed: set before its setter was a member, and read under the domain's lock, which both took
         return shared(state_->kept).load(std::memory_order_relaxed) != 0;
@@ -222,7 +226,8 @@ public:
                                      std::memory_order_relaxed);
     }
 
-    /// Names each broken invariant; empty when it is sound.
+    /// Names each broken invariant but for the process table's; empty when it is sound. What it names is broken whatever
+    /// others do meanwhile.
     [[nodiscard]] std::vector<std::string> check() const;
 
 private:

@@ -29,10 +29,10 @@
 // front of its compare-and-swap, or leaves its handle unused, for exactly that many laps meets an equal cell; improbable,
 // not impossible.
 //
-// | at the same time      | allowed                                               |
-// | push || push || pop   | yes, from different handles, threads and processes    |
-// | a handle || itself    | no: a handle belongs to one thread at a time          |
-// | check() || anything   | no: it wants a quiet ring                             |
+// | at the same time             | allowed                                            |
+// | push || push || pop          | yes, from different handles, threads and processes |
+// | a handle || itself           | no: a handle belongs to one thread at a time       |
+// | check(), depth() || anything | yes: they only read                                |
 //
 // Progress: lock-free. A call that runs alone ends within 2n + 64 steps; of several, one always completes.
 // If the caller dies here: the cell's compare-and-swap happened or it did not; the others see a message more or not,
@@ -201,12 +201,18 @@ public:
         return size <= mask_ + 1 ? size : 0;
     }
 
-    /// Names each broken invariant of a quiet ring; empty when it is sound.
+    /// How many items there are: about, while it is in use. Reads the cells between the hints and the ends.
+    [[nodiscard]] std::uint64_t depth() const noexcept;
+
+    /// Names each broken invariant; empty when it is sound. What it names is broken whatever others do meanwhile; in a ring
+    /// that never stands still for as long as it takes to read it, cells are looked at one by one, and not together.
     [[nodiscard]] std::vector<std::string> check() const;
 
 private:
     static constexpr std::uint64_t filled_bit = std::uint64_t{1} << ring_value_bits;
     static constexpr std::uint64_t line_cells = cache_line_bytes / sizeof(std::uint64_t);
+
+    [[nodiscard]] std::vector<std::uint64_t> load_cells() const;
 
     [[nodiscard]] std::uint64_t empty_cell(std::uint64_t position) const noexcept {
         return position >> capacity_log2_ << (ring_value_bits + 1);

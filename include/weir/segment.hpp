@@ -114,6 +114,7 @@ struct SegmentExpectation {
     std::optional<std::uint64_t> parameters_hash = {};      ///< std::nullopt: any
     std::optional<uid_t> owner_user = {};                   ///< std::nullopt: any
     bool prefault = false;
+    std::string_view copies_folder = {}; ///< where copies of segments lie, to be read only: holes in them are zeroes
 };
 
 /// Owns one mapping of shared memory.
@@ -193,9 +194,11 @@ private:
 /// Throws: invalid_name.
 [[nodiscard]] std::string segment_path(std::string_view name);
 
-/// The names that start with `prefix`, sorted. What cannot be a segment's name is left out.
-/// Throws: not_found, no_permission (the folder of shared memory).
-[[nodiscard]] std::vector<std::string> list_segments(std::string_view prefix);
+/// The names in shared memory, or in a folder with copies, that start with `prefix`, sorted. What cannot be a segment's
+/// name is left out.
+/// Throws: not_found, no_permission (the folder).
+[[nodiscard]] std::vector<std::string> list_segments(std::string_view prefix,
+                                                     std::string_view folder = shared_memory_folder);
 
 /// Hands out consecutive cache-line aligned pieces of a segment, in the same order in every process that maps it.
 class SegmentCursor {

@@ -24,6 +24,7 @@
 #include <weir/fork_guard.hpp>
 #include <weir/free_hints.hpp>
 #include <weir/futex.hpp>
+#include <weir/observer.hpp>
 #include <weir/offset_ptr.hpp>
 #include <weir/platform.hpp>
 #include <weir/port.hpp>

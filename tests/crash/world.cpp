@@ -500,6 +500,11 @@ std::string World::invariant() {
 // World: verdicts
 
 void World::reap_the_dead(Actor& actor, unsigned way) {
+    // Who looks before anybody has reaped finds nothing that could not be.
+    for (const std::string& broken :
+         weir::check_domain(table(), actor.buffers, actor.ports, nullptr, weir::CheckMode::live)) {
+        actor.box.fail("check before reaping: %s", broken.c_str());
+    }
     const auto reap_all = [&](Actor& reaper) {
         for (const weir::Membership& membership : dead) {
             const weir::ReapResult result = weir::reap(membership, reaper.buffers, reaper.ports);
