@@ -160,15 +160,19 @@ void check_owner(const Segment& segment, const std::string& name, const SegmentO
 }
 
 DomainState::DomainState(DomainNames names, const JoinOptions& options, Segment registry)
+    : DomainState(std::move(names), options, std::move(registry), Outside()) {
+    take_slot();
+    if (options.keep) {
+        registry_.keep();
+    }
+}
+
+DomainState::DomainState(DomainNames names, const JoinOptions& options, Segment registry, Outside)
     : names_(std::move(names)), options_(options), registry_segment_(std::move(registry)),
       registry_(registry_segment_.bytes()), lock_(LockDescriptor::open(segment_path(names_.registry()))),
       stamp_(ForkStamp::capture()), ports_(port_count_max), claims_(port_count_max) {
     if (lock_.file() != registry_segment_.file()) {
         throw_error(errc::busy, "domain " + names_.domain() + ": its registry was just replaced; join again");
-    }
-    take_slot();
-    if (options.keep) {
-        registry_.keep();
     }
 }
 
@@ -189,9 +193,16 @@ void DomainState::take_slot() {
         for (unsigned number = 0; number < process_slot_count; ++number) {
             const auto slot = static_cast<std::uint8_t>(number);
             const ProcessTable::Entry entry = registry_.processes().entry(slot);
-            if (entry.alive &&
-                !(wants_dead && is_lock_free(slot) && reap_former_owner(slot, entry.incarnation, note))) {
-                continue;
+            if (entry.alive) {
+                if (!wants_dead || !is_lock_free(slot)) {
+                    continue;
+                }
+                ReapReport report;
+                reap_former_owner(slot, entry.incarnation, report);
+                if (report.error) {
+                    add_to(note, report.note);
+                    continue;
+                }
             }
             if (!lock_.try_lock(slot)) {
                 continue;
@@ -213,9 +224,8 @@ void DomainState::take_slot() {
 
 /// For who is no member yet. Views of pools and ports want a membership; the dead one's does for reaping it, and they go
 /// with it.
-bool DomainState::reap_former_owner(std::uint8_t slot, std::uint64_t incarnation, std::string& note) {
+void DomainState::reap_former_owner(std::uint8_t slot, std::uint64_t incarnation, ReapReport& report) {
     membership_ = Membership{registry_.processes(), slot, incarnation};
-    ReapReport report;
     reap_one(*membership_, report);
     membership_.reset();
     for (unsigned place = 0; place < pool_count_max; ++place) {
@@ -226,10 +236,6 @@ bool DomainState::reap_former_owner(std::uint8_t slot, std::uint64_t incarnation
     for (std::unique_ptr<MappedPort>& port : ports_) {
         port.reset();
     }
-    if (report.error) {
-        add_to(note, report.note);
-    }
-    return !report.error;
 }
 
 void DomainState::write_record(std::uint8_t slot, const ProcessInfo& info) noexcept {
@@ -638,6 +644,19 @@ ReapReport DomainState::reap() noexcept {
     return reap_dead();
 }
 
+ReapReport DomainState::reap_from_outside() {
+    ReapReport report;
+    for (unsigned number = 0; number < process_slot_count; ++number) {
+        const auto slot = static_cast<std::uint8_t>(number);
+        const ProcessTable::Entry entry = registry_.processes().entry(slot); // first, as in reap_dead()
+        if (entry.alive && is_lock_free(slot)) {
+            ++report.dead_count;
+            reap_former_owner(slot, entry.incarnation, report);
+        }
+    }
+    return report;
+}
+
 ReapReport DomainState::reap_dead() noexcept {
     ReapReport report;
     for (unsigned number = 0; number < process_slot_count; ++number) {
@@ -886,6 +905,22 @@ std::vector<std::string> Domain::check(DomainCensus* census, CheckMode mode) {
     std::ranges::move(check_domain(domain.registry().processes(), buffers, ports, census, mode),
                       std::back_inserter(broken));
     return broken;
+}
+
+ReapReport Domain::reap(std::string_view name, const ReapOptions& options) {
+    JoinOptions join;
+    join.user = options.user;
+    const DomainNames names(user_of(join), name);
+    if (!open_registry(names)) {
+        throw_no_domain(names); // and no lock file is made either
+    }
+    const LockFile lock =
+        LockFile::take(segment_path(names.lock()), wanted_owner(join), deadline_after(options.timeout.count()));
+    std::optional<Segment> registry = open_registry(names);
+    if (!registry) {
+        throw_no_domain(names);
+    }
+    return detail::DomainState(names, join, std::move(*registry), detail::DomainState::Outside()).reap_from_outside();
 }
 
 bool Domain::remove(std::string_view name, const RemoveOptions& options) {

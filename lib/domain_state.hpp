@@ -22,6 +22,9 @@ class DomainState final : public PoolSource, public Recheck {
 public:
     /// Takes a process slot; the caller holds the domain's lock.
     DomainState(DomainNames names, const JoinOptions& options, Segment registry);
+    /// Takes none: for reap_from_outside() alone.
+    struct Outside {};
+    DomainState(DomainNames names, const JoinOptions& options, Segment registry, Outside);
     DomainState(const DomainState&) = delete;
     DomainState& operator=(const DomainState&) = delete;
     ~DomainState();
@@ -55,6 +58,8 @@ public:
     std::vector<MappedPort*> ports();
 
     ReapReport reap() noexcept;
+    /// For who is no member; the caller holds the domain's lock.
+    ReapReport reap_from_outside();
 
     /// Whether some other member's process seems to have ended, though its lock is held still: a hint.
     [[nodiscard]] bool has_ending_member() const noexcept;
@@ -79,7 +84,7 @@ public:
 
 private:
     void take_slot();
-    [[nodiscard]] bool reap_former_owner(std::uint8_t slot, std::uint64_t incarnation, std::string& note);
+    void reap_former_owner(std::uint8_t slot, std::uint64_t incarnation, ReapReport& report);
     void write_record(std::uint8_t slot, const ProcessInfo& info) noexcept;
     void leave() noexcept;
     void remove_own_names() const;

@@ -131,6 +131,33 @@ std::string bytes_of(const std::string& path) {
 
 // --- Forks -----------------------------------------------------------------------------------------------------------
 
+TEST_CASE("who is no member reaps, and a domain whose members all died stays as it is", "[domain]") {
+    const Name name;
+    Victim victim([&](auto&& ready) {
+        Domain mine = Domain::join(name);
+        BufferPool frames = mine.pool("frames", small_pool);
+        const BufferPtr held = frames.allocate();
+        Producer out = mine.producer("raw", small_port);
+        static_cast<void>(out.push(frames.allocate()));
+        ready();
+    });
+    CHECK(Domain::reap(name, {}).dead_count == 0);
+    victim.kill();
+    const auto files = name.files();
+    const ReapReport report = Domain::reap(name, {});
+    CHECK_FALSE(report.error);
+    CHECK(report.dead_count == 1);
+    CHECK(report.ended_count == 1);
+    CHECK(report.freed_reference_count == 1);
+    CHECK(report.kept_message_count == 1);
+    CHECK(Domain::reap(name, {}).dead_count == 0);
+    CHECK(name.files() == files);
+    Domain after = Domain::join(name);
+    CHECK(after.consumer("raw").try_pop());
+    after.leave();
+    CHECK(error_of([&] { return Domain::reap(name, {}); }) == errc::not_found);
+}
+
 TEST_CASE("a forked child that outlives its parent keeps nothing of it alive", "[domain]") {
     const Name name;
     Domain domain = Domain::join(name);

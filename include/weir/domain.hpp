@@ -182,6 +182,15 @@ public:
     /// Throws: as pool().
     [[nodiscard]] std::vector<std::string> check(DomainCensus* census = nullptr, CheckMode mode = CheckMode::quiet);
 
+    struct ReapOptions {
+        std::optional<uid_t> user = {};
+        std::chrono::nanoseconds timeout = std::chrono::seconds(5); ///< for others who join or leave
+    };
+    /// As reap(), for who is no member: it is none meanwhile, so that the domain stays as it is, live or with nobody in it.
+    /// Throws: as join() with create = false, but for table_full; what cannot be reaped is in the report.
+    /// If the caller dies here: whoever joins next does what is left. [crash: domain_reap_outside]
+    static ReapReport reap(std::string_view name, const ReapOptions& options);
+
     struct RemoveOptions {
         std::optional<uid_t> user = {};
         bool force = false;     ///< also while it has members, which go on with what they have mapped

@@ -498,6 +498,28 @@ DomainCase reap_case() {
     return it;
 }
 
+DomainCase reap_outside_case() {
+    DomainCase it;
+    it.name = "domain_reap_outside";
+    it.what = "who is no member reaps one who died with buffers, a message and a private segment";
+    it.has_dead = true;
+    it.dead_prepare = become_burden;
+    it.operation = [](Member& me) {
+        try {
+            me.reaped = weir::Domain::reap(me.name, {});
+        } catch (const std::system_error& error) {
+            // where the last member left meanwhile, there was nothing to reap
+            if (error.code() != weir::errc::not_found) {
+                throw;
+            }
+        }
+    };
+    it.afterwards = [](Member& me) { me.box.expect(!me.reaped.error, "reaping failed"); };
+    it.stage = dead_stage;
+    it.stages = 2;
+    return it;
+}
+
 DomainCase reap_nobody_case() {
     DomainCase it;
     it.name = "domain_reap_nobody";
@@ -590,10 +612,10 @@ const std::vector<std::string>& domain_pair_operations() {
 }
 
 std::vector<DomainCase> domain_cases() {
-    std::vector<DomainCase> all{join_first_case(), join_case(),        join_reaps_case(),   leave_case(),
-                                leave_last_case(), create_pool_case(), open_pool_case(),    create_port_case(),
-                                open_port_case(),  publish_case(),     reap_case(),         reap_nobody_case(),
-                                recheck_case(),    remove_case(),      remove_forced_case()};
+    std::vector<DomainCase> all{join_first_case(),  join_case(),        join_reaps_case(), leave_case(),
+                                leave_last_case(),  create_pool_case(), open_pool_case(),  create_port_case(),
+                                open_port_case(),   publish_case(),     reap_case(),       reap_outside_case(),
+                                reap_nobody_case(), recheck_case(),     remove_case(),     remove_forced_case()};
     for (DomainCase& one : all) {
         one.operation = guarded(one.operation);
     }
