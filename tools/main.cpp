@@ -46,8 +46,7 @@ int main(int argument_count, char** arguments) {
     app.require_subcommand(1);
     app.footer(notes);
     const std::vector<Verb> verbs{
-        add_demo(app),
-        add_demo_stage(app),
+        add_ls(app), add_stat(app), add_check(app), add_reap(app), add_rm(app), add_demo(app), add_demo_stage(app),
     };
 
     if (argument_count < 2) {

@@ -20,6 +20,11 @@ struct Verb {
     std::function<int()> run;
 };
 
+[[nodiscard]] Verb add_ls(CLI::App& weir);
+[[nodiscard]] Verb add_stat(CLI::App& weir);
+[[nodiscard]] Verb add_check(CLI::App& weir);
+[[nodiscard]] Verb add_reap(CLI::App& weir);
+[[nodiscard]] Verb add_rm(CLI::App& weir);
 [[nodiscard]] Verb add_demo(CLI::App& weir);
 /// Hidden: the demo starts its stages by it.
 [[nodiscard]] Verb add_demo_stage(CLI::App& weir);
