@@ -153,6 +153,45 @@ void measure_reap_largest(bench::Results& results) {
     results["reap_ns"] = reap_ns({tiny ? 65'536U : 1'048'576U, tiny ? 16U : 1'024U, 65'536, 4'096}, 1);
 }
 
+/// An observer's check of the largest domain, from opening it on: a third of the buffers held, a third in ports.
+void measure_check(bench::Results& results) {
+    const bool tiny = bench::is_tiny();
+    const std::uint32_t buffer_count = tiny ? 4'096 : 1'048'576;
+    const std::uint32_t port_count = 16;
+    const std::uint32_t port_capacity = tiny ? 256 : 65'536;
+    const bench::DomainName name;
+    weir::Domain domain = weir::Domain::join(name.text());
+    weir::BufferPool pool = domain.pool("pool", {.buffer_bytes = 64, .buffer_count = buffer_count});
+    std::vector<weir::Producer> producers;
+    for (std::uint32_t number = 0; number < port_count; ++number) {
+        producers.push_back(
+            domain.producer("port" + std::to_string(number),
+                            {.capacity = port_capacity, .when_unconsumed = weir::WhenUnconsumed::fill}));
+    }
+    std::vector<weir::BufferPtr> held;
+    for (std::uint32_t number = 0; number < buffer_count / 3; ++number) {
+        bench::require(producers[number % port_count].push(pool.allocate()) == weir::PushResult::ok, "no room");
+        held.push_back(pool.allocate());
+    }
+    std::vector<double> checks, looks;
+    for (std::uint64_t round = 0; round < bench::scaled(5, 1); ++round) {
+        const bench::Stopwatch stopwatch;
+        weir::DomainObserver observer(name.text());
+        weir::DomainCensus census;
+        const bool is_sound = observer.check(&census).empty();
+        checks.push_back(stopwatch.elapsed_ns());
+        bench::require(is_sound && census.held_reference_count == held.size() &&
+                           census.queued_reference_count == held.size(),
+                       "the check counted wrong");
+        const bench::Stopwatch looking;
+        const weir::DomainSnapshot seen = observer.look();
+        looks.push_back(looking.elapsed_ns());
+        bench::require(seen.pools[0].queued_count == held.size(), "the look counted wrong");
+    }
+    results["check_ns"] = bench::median(checks);
+    results["look_ns"] = bench::median(looks);
+}
+
 /// From SIGKILL to a peer's knowing: one that waits in pop() for the end of the stream, and one that watches pidfds.
 void measure_death(bench::Results& results) {
     const bench::DomainName name;
@@ -275,6 +314,7 @@ void measure_idle(bench::Results& results) {
 const bench::Registration join("domain/join", "join_ns", measure_join);
 const bench::Registration reap("domain/reap", "reap_ns", measure_reap);
 const bench::Registration reap_largest("domain/reap_largest", "reap_ns", measure_reap_largest);
+const bench::Registration check("domain/check", "check_ns", measure_check);
 const bench::Registration death("domain/death", "recheck_ns", measure_death);
 const bench::Registration idle("domain/idle", "time_ns", measure_idle);
 
