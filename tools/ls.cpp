@@ -169,7 +169,7 @@ void print(const Arguments& given, const std::vector<DomainSnapshot>& seen) {
 
 Verb add_ls(CLI::App& weir) {
     const auto given = std::make_shared<Arguments>();
-    CLI::App* app = weir.add_subcommand("ls", "List domains; of a named one, who is in it and who holds what");
+    CLI::App* app = weir.add_subcommand("ls", "List domains, or who is in one and holds what");
     app->add_option("DOMAIN", given->domains.names, "Show processes, pools and ports of these")->type_name("");
     add_user_option(*app, given->domains.user);
     add_from_option(*app, given->domains.folder);

@@ -1,5 +1,6 @@
 // The weir command.
 
+#include "complete.hpp"
 #include "verb.hpp"
 
 #include <CLI/CLI.hpp>
@@ -54,6 +55,12 @@ int main(int argument_count, char** arguments) {
         return exit_usage;
     }
     const std::string first = arguments[1];
+    if (first == complete_verb) {
+        for (const std::string& candidate : candidates(app, {arguments + 2, arguments + argument_count})) {
+            fmt::print("{}\n", candidate);
+        }
+        return exit_fine;
+    }
     if (first != "-h" && first != "--help" && first != "--version" && !has_verb(app, first)) {
         fmt::print(stderr, "weir: there is no verb {}; weir --help lists what there is\n", first);
         return exit_usage;
