@@ -34,13 +34,10 @@ Verb add_demo(CLI::App& weir) {
     const auto given = std::make_shared<Arguments>();
     demo::DemoOptions& options = given->options;
     CLI::App* app = weir.add_subcommand("demo", "Stream files through processes without copies");
-    app->add_option("FILE", options.files, "Files to stream; by default the largest of\nthe system's library folder")
-        ->type_name("");
-    CLI::Option* kill = app->add_flag(
-        "--kill", options.kill, "Kill each in turn half-way (SIGKILL), start it\nagain, and tell what it had claimed");
+    app->add_option("FILE", options.files, "Files; the system's largest libraries unless given")->type_name("");
+    CLI::Option* kill = app->add_flag("--kill", options.kill, "Kill each in turn half-way, and start it again");
     app->add_option("--bytes-max", given->bytes_max, "Stream no more than this in all, as 64MB")->type_name("N");
-    app->add_option("--keep", options.keep, "Write the copies to this folder, new or empty,\nand keep them")
-        ->type_name("DIR");
+    app->add_option("--keep", options.keep, "Keep the copies, in this folder, new or empty")->type_name("DIR");
     app->add_option("--seed", options.seed, "In which order --kill takes them, and when")->type_name("N")->needs(kill);
     app->footer(demo_notes);
     return {app, [given] {
