@@ -106,6 +106,95 @@ void measure_throughput(bench::Results& results, const bench::StreamShape& shape
     results = trial.results();
 }
 
+constexpr std::size_t batch_length = 64;
+
+/// Values one by one on the outside, batches towards the ring. The stream's end goes at once.
+template <class RingProducer>
+class BatchProducer {
+public:
+    explicit BatchProducer(weir::Ring ring) noexcept : producer_(ring) {}
+
+    [[nodiscard]] bool try_push(std::uint32_t value) noexcept {
+        if (count_ == batch_length && !flush()) {
+            return false;
+        }
+        values_[count_++] = value;
+        return value != bench::stream_end || flush();
+    }
+
+private:
+    [[nodiscard]] bool flush() noexcept {
+        first_ += producer_.try_push(std::span(values_).subspan(first_, count_ - first_));
+        if (first_ != count_) {
+            return false;
+        }
+        first_ = count_ = 0;
+        return true;
+    }
+
+    RingProducer producer_;
+    std::array<std::uint32_t, batch_length> values_{};
+    std::size_t first_ = 0, count_ = 0;
+};
+
+template <class RingConsumer>
+class BatchConsumer {
+public:
+    explicit BatchConsumer(weir::Ring ring) noexcept : consumer_(ring) {}
+
+    [[nodiscard]] bool try_pop(std::uint32_t& value) noexcept {
+        if (first_ == count_) {
+            first_ = 0;
+            count_ = consumer_.try_pop(std::span(values_));
+            if (count_ == 0) {
+                return false;
+            }
+        }
+        value = values_[first_++];
+        return true;
+    }
+
+private:
+    RingConsumer consumer_;
+    std::array<std::uint32_t, batch_length> values_{};
+    std::size_t first_ = 0, count_ = 0;
+};
+
+/// One producer and one consumer, each alone at its end or not, one by one or in batches.
+void measure_ends(bench::Results& results) {
+    const bench::StreamShape shape{1, 1, bench::scaled(2'000'000, 2'000)};
+    bench::Trial trial(2);
+    auto& streams = trial.share<std::array<bench::Stream, 4>>();
+    const std::span<std::byte> memory = trial.share_bytes(weir::Ring::bytes(capacity));
+    trial.run([&](bench::Process& me) {
+        const auto run = [&](bench::Stream& stream, auto&& producer, auto&& consumer) {
+            me.in_step(); // the ring is empty, and the last handles are gone
+            return bench::run_stream(me, stream, shape, producer, consumer);
+        };
+        const weir::Ring ring(memory, capacity);
+        const auto single = [&](bench::Stream& stream, auto producer, auto consumer) {
+            return run(
+                stream, [&](std::uint32_t value) { return producer.try_push(value) == weir::RingStatus::ok; },
+                [&](std::uint32_t& value) { return consumer.try_pop(value) == weir::RingStatus::ok; });
+        };
+        const auto batched = [&](bench::Stream& stream, auto producer, auto consumer) {
+            return run(
+                stream, [&](std::uint32_t value) { return producer.try_push(value); },
+                [&](std::uint32_t& value) { return consumer.try_pop(value); });
+        };
+        me.record("pingpong_before_ns", me.ping_pong());
+        me.record("shared_ns", single(streams[0], weir::RingProducer(ring), weir::RingConsumer(ring)));
+        me.record("exclusive_ns",
+                  single(streams[1], weir::ExclusiveRingProducer(ring), weir::ExclusiveRingConsumer(ring)));
+        me.record("shared_batch_ns", batched(streams[2], BatchProducer<weir::RingProducer>(ring),
+                                             BatchConsumer<weir::RingConsumer>(ring)));
+        me.record("exclusive_batch_ns", batched(streams[3], BatchProducer<weir::ExclusiveRingProducer>(ring),
+                                                BatchConsumer<weir::ExclusiveRingConsumer>(ring)));
+        me.record("pingpong_after_ns", me.ping_pong());
+    });
+    results = trial.results();
+}
+
 void measure_throughput_1(bench::Results& results) {
     measure_throughput(results, {1, 1, bench::scaled(2'000'000, 2'000)});
 }
@@ -117,6 +206,7 @@ void measure_throughput_4(bench::Results& results) {
 }
 
 const bench::Registration latency("ring/latency", "ring_ns", measure_latency);
+const bench::Registration ends("ring/ends", "exclusive_ns", measure_ends);
 const bench::Registration throughput_1("ring/throughput/1+1", "ring_ns", measure_throughput_1);
 const bench::Registration throughput_2("ring/throughput/2+2", "ring_ns", measure_throughput_2);
 const bench::Registration throughput_4("ring/throughput/4+4", "ring_ns", measure_throughput_4);

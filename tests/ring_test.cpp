@@ -447,6 +447,117 @@ TEST_CASE("random operations of several handles agree with a deque") {
     }
 }
 
+TEST_CASE("ends that are exclusive, one after the other and beside shared ones, carry the same") {
+    test::Random random(test::seed());
+    CAPTURE(test::seed());
+    for (const bool starts_at_wrap : {false, true}) {
+        for (const std::uint32_t capacity : {2U, 4U, 16U, 128U}) {
+            CAPTURE(starts_at_wrap, capacity);
+            const Fixture fixture(capacity);
+            fixture.start_at_lap(starts_at_wrap ? lap_count - 20 : 0);
+            std::deque<std::uint32_t> model;
+            std::uint32_t next = 0;
+            const auto push = [&](auto&& producer) {
+                for (unsigned count = random.below(20U); count > 0; --count) {
+                    const RingStatus expected = model.size() == capacity ? RingStatus::full : RingStatus::ok;
+                    if (producer.try_push(next) != expected) {
+                        FAIL("push of " << next << " with " << model.size() << " values");
+                    }
+                    if (expected == RingStatus::ok) {
+                        model.push_back(next++);
+                    }
+                }
+                std::vector<std::uint32_t> batch(random.below(20U));
+                for (std::uint32_t& value : batch) {
+                    value = next + static_cast<std::uint32_t>(&value - batch.data());
+                }
+                const std::size_t pushed = producer.try_push(std::span<const std::uint32_t>(batch));
+                if (pushed != std::min(batch.size(), capacity - model.size())) {
+                    FAIL("a batch of " << batch.size() << " beside " << model.size() << " values: " << pushed);
+                }
+                model.insert(model.end(), batch.begin(), batch.begin() + static_cast<std::ptrdiff_t>(pushed));
+                next += static_cast<std::uint32_t>(pushed);
+            };
+            const auto pop_some = [&](auto&& consumer) {
+                std::vector<std::uint32_t> batch(random.below(20U));
+                const std::size_t popped = consumer.try_pop(std::span(batch));
+                if (popped != std::min(batch.size(), model.size())) {
+                    FAIL("a batch of " << batch.size() << " of " << model.size() << " values: " << popped);
+                }
+                for (std::size_t place = 0; place < popped; ++place) {
+                    if (batch[place] != model.front()) {
+                        FAIL("popped " << batch[place]);
+                    }
+                    model.pop_front();
+                }
+                std::uint32_t value = 0;
+                if (!model.empty() && (consumer.try_pop(value) != RingStatus::ok || value != model.front())) {
+                    FAIL("a pop of " << model.size() << " values");
+                } else if (!model.empty()) {
+                    model.pop_front();
+                }
+            };
+            for (int round = 0; round < 300; ++round) {
+                ExclusiveRingProducer producer(fixture.ring);
+                ExclusiveRingConsumer consumer(fixture.ring);
+                for (int turn = 0; turn < 5; ++turn) {
+                    push(producer);
+                    pop_some(consumer);
+                }
+                RingProducer shared_producer(fixture.ring);
+                RingConsumer shared_consumer(fixture.ring);
+                push(shared_producer);
+                pop_some(shared_consumer);
+                pop_some(consumer); // an exclusive end may stay while the other is shared
+                if (!fixture.ring.check().empty()) {
+                    FAIL(fixture.ring.check().front());
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("two threads with the ends for themselves hand slots to and fro, and what lies in them") {
+    constexpr std::uint32_t message_count = 60'000;
+    const std::uint32_t capacity = GENERATE(2U, 64U);
+    const Fixture there(capacity);
+    const Fixture back(capacity);
+    there.start_at_lap(lap_count - 100);
+    std::vector<std::uint32_t> slots(capacity); // no atomics: who has a slot's number has the slot
+    std::thread producing([&] {
+        ExclusiveRingProducer out(there.ring);
+        ExclusiveRingConsumer in(back.ring);
+        for (std::uint32_t number = 0; number < message_count; ++number) {
+            std::uint32_t slot = number;
+            while (number >= capacity && in.try_pop(slot) != RingStatus::ok) {
+                std::this_thread::yield();
+            }
+            slots[slot] = number;
+            while (out.try_push(slot) != RingStatus::ok) {
+                std::this_thread::yield();
+            }
+        }
+    });
+    bool is_right = true;
+    ExclusiveRingConsumer in(there.ring);
+    ExclusiveRingProducer out(back.ring);
+    std::uint32_t taken[5] = {};
+    for (std::uint32_t expected = 0; expected < message_count;) {
+        const std::size_t count = in.try_pop(std::span(taken));
+        for (std::size_t place = 0; place < count; ++place) {
+            is_right = is_right && slots[taken[place]] == expected++;
+            is_right = is_right && out.try_push(taken[place]) == RingStatus::ok;
+        }
+        if (count == 0) {
+            std::this_thread::yield();
+        }
+    }
+    producing.join();
+    CHECK(is_right);
+    CHECK(there.ring.check().empty());
+    CHECK(back.ring.check().empty());
+}
+
 TEST_CASE("threads lose nothing, get nothing twice and keep each producer's order") {
     constexpr std::uint32_t per_producer_count = 30'000;
     constexpr unsigned producer_count = 2;

@@ -25,6 +25,9 @@
 // is filled for p's lap holds the oldest item. Where another was faster, the cell is ahead, or the compare-and-swap fails,
 // and then the hint is read.
 //
+// An end that one handle has for itself may be exclusive: nobody else can change the cell that it works on, so it stores
+// where a shared end compares and swaps. All else, and what a death leaves, is the same; the other end may be shared.
+//
 // Turns wrap after 2^36, which is 2^35 laps; they are compared by their difference only. A process that is stopped in
 // front of its compare-and-swap, or leaves its handle unused, for exactly that many laps meets an equal cell; improbable,
 // not impossible.
@@ -95,7 +98,7 @@ public:
 
     [[nodiscard]] std::uint64_t load_cell(std::uint64_t position) const noexcept {
         // (1) seq_cst: what was written before the cell changed is seen, the message's bytes or the taker's last use;
-        // and who is about to sleep looks here after it set the waiters' bit; pairs with (2), (3), and (1) in
+        // and who is about to sleep looks here after it set the waiters' bit; pairs with (2), (3), (7), (8), and (1) in
         // event_count.hpp
         return shared(cells_[position & mask_]).load(std::memory_order_seq_cst);
     }
@@ -110,6 +113,19 @@ public:
                                      std::memory_order_acquire);
     }
 
+    /// As fill(), for the only producer: nobody else fills a cell meanwhile. False: the cell is not empty for `position`.
+    [[nodiscard]] bool fill_alone(std::uint64_t position, std::uint32_t value) noexcept {
+        std::uint64_t& cell = cells_[position & mask_];
+        const std::uint64_t empty = empty_cell(position);
+        // (6) acquire: the taker's last use of what the value stands for is over; pairs with (3), (8)
+        if (shared(cell).load(std::memory_order_acquire) != empty) {
+            return false;
+        }
+        // (7) release: hands over what the value stands for; pairs with (1)
+        shared(cell).store(empty | filled_bit | value, std::memory_order_release);
+        return true;
+    }
+
     /// For a producer: asks for the line of cells after the one of `position`.
     void prefetch_line_after(std::uint64_t position) const noexcept {
         prefetch_for_write(&cells_[(position + line_cells) & mask_]);
@@ -118,10 +134,17 @@ public:
     /// Empties the cell of `position`, which held `cell`, for the next lap. False: another was faster.
     bool clear(std::uint64_t position, std::uint64_t cell) noexcept {
         // (3) seq_cst, on failure acquire: hands the room over, and then the waiters' bit is looked at; a loser has seen
-        // what the winner did; pairs with (1), (2), and (2) in event_count.hpp
+        // what the winner did; pairs with (1), (2), (6), and (2) in event_count.hpp
         return shared(cells_[position & mask_])
             .compare_exchange_strong(cell, (cell & ~std::uint64_t{ring_value_max}) + filled_bit,
                                      std::memory_order_seq_cst, std::memory_order_acquire);
+    }
+
+    /// As clear(), for the only consumer: nobody else empties a cell meanwhile.
+    void clear_alone(std::uint64_t position, std::uint64_t cell) noexcept {
+        // (8) release: hands the room over; pairs with (1), (6)
+        shared(cells_[position & mask_])
+            .store((cell & ~std::uint64_t{ring_value_max}) + filled_bit, std::memory_order_release);
     }
 
     /// Moves `position` to the tail and says whether there is room (ok, full, corrupt). `is_taken(cell)` tells whether
@@ -276,10 +299,17 @@ private:
     unsigned capacity_log2_;
 };
 
+/// How many handles an end of a ring has at a time, in all processes.
+enum class RingEnd : std::uint8_t {
+    shared,    ///< any number
+    exclusive, ///< one, which then stores where it would compare and swap; of a dead one's successors, one
+};
+
 /// One thread's handle for pushing into a ring that is used alone.
-class RingProducer {
+template <RingEnd end>
+class BasicRingProducer {
 public:
-    explicit RingProducer(Ring ring) noexcept : ring_(ring), position_(ring.tail_hint()) {}
+    explicit BasicRingProducer(Ring ring) noexcept : ring_(ring), position_(ring.tail_hint()) {}
 
     /// Progress: lock-free.
     /// Returns ok, full or corrupt. `value` is at most ring_value_max.
@@ -288,7 +318,7 @@ public:
         WEIR_ASSERT(value <= ring_value_max, "a ring carries 28-bit values");
         // Not even a look at the cell comes before its compare-and-swap, while there was room the last time: a consumer that
         // polls the cell would take its line away in between.
-        while (looks_first_ || !ring_.fill(position_, value)) {
+        while (looks_first_ || !fill(value)) {
             const RingStatus status = ring_.search_room(position_, [](std::uint64_t) { return false; });
             looks_first_ = status != RingStatus::ok;
             if (looks_first_) {
@@ -297,20 +327,42 @@ public:
         }
         if (Ring::is_line_begin(++position_)) {
             ring_.hint_tail(position_);
+            ring_.prefetch_line_after(position_);
         }
         return RingStatus::ok;
     }
 
+    /// Pushes as many of the values as there is room for, the first ones.
+    /// Progress: lock-free.
+    /// Returns how many.
+    /// If the caller dies here: a prefix of the values is in the ring. [crash: push]
+    [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values) noexcept {
+        std::size_t count = 0;
+        while (count < values.size() && try_push(values[count]) == RingStatus::ok) {
+            ++count;
+        }
+        return count;
+    }
+
 private:
+    [[nodiscard]] bool fill(std::uint32_t value) noexcept {
+        if constexpr (end == RingEnd::exclusive) {
+            return ring_.fill_alone(position_, value);
+        } else {
+            return ring_.fill(position_, value);
+        }
+    }
+
     Ring ring_;
     std::uint64_t position_;
     bool looks_first_ = false; ///< the ring was full
 };
 
 /// One thread's handle for popping from a ring that is used alone.
-class RingConsumer {
+template <RingEnd end>
+class BasicRingConsumer {
 public:
-    explicit RingConsumer(Ring ring) noexcept : ring_(ring), position_(ring.head_hint()) {}
+    explicit BasicRingConsumer(Ring ring) noexcept : ring_(ring), position_(ring.head_hint()) {}
 
     /// Progress: lock-free.
     /// Returns ok with the oldest value in `value`, or empty or corrupt.
@@ -322,7 +374,7 @@ public:
             if (status != RingStatus::ok) {
                 return status;
             }
-            if (ring_.clear(position_, cell)) {
+            if (clear(cell)) {
                 if (Ring::is_line_begin(++position_)) {
                     ring_.hint_head(position_);
                 }
@@ -332,9 +384,35 @@ public:
         }
     }
 
+    /// Pops as many values as there are, and at most as many as fit.
+    /// Progress: lock-free.
+    /// Returns how many.
+    /// If the caller dies here: a prefix of the values was taken. [crash: pop]
+    [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values) noexcept {
+        std::size_t count = 0;
+        while (count < values.size() && try_pop(values[count]) == RingStatus::ok) {
+            ++count;
+        }
+        return count;
+    }
+
 private:
+    [[nodiscard]] bool clear(std::uint64_t cell) noexcept {
+        if constexpr (end == RingEnd::exclusive) {
+            ring_.clear_alone(position_, cell);
+            return true;
+        } else {
+            return ring_.clear(position_, cell);
+        }
+    }
+
     Ring ring_;
     std::uint64_t position_;
 };
+
+using RingProducer = BasicRingProducer<RingEnd::shared>;
+using RingConsumer = BasicRingConsumer<RingEnd::shared>;
+using ExclusiveRingProducer = BasicRingProducer<RingEnd::exclusive>;
+using ExclusiveRingConsumer = BasicRingConsumer<RingEnd::exclusive>;
 
 } // namespace weir
