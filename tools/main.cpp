@@ -47,7 +47,8 @@ int main(int argument_count, char** arguments) {
     app.require_subcommand(1);
     app.footer(notes);
     const std::vector<Verb> verbs{
-        add_ls(app), add_stat(app), add_check(app), add_reap(app), add_rm(app), add_demo(app), add_demo_stage(app),
+        add_ls(app), add_stat(app),   add_check(app), add_reap(app),
+        add_rm(app), add_doctor(app), add_demo(app),  add_demo_stage(app),
     };
 
     if (argument_count < 2) {

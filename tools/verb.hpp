@@ -28,5 +28,6 @@ struct Verb {
 [[nodiscard]] Verb add_demo(CLI::App& weir);
 /// Hidden: the demo starts its stages by it.
 [[nodiscard]] Verb add_demo_stage(CLI::App& weir);
+[[nodiscard]] Verb add_doctor(CLI::App& weir);
 
 } // namespace weir::tool
