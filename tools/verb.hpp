@@ -22,6 +22,8 @@ struct Verb {
 
 [[nodiscard]] Verb add_ls(CLI::App& weir);
 [[nodiscard]] Verb add_stat(CLI::App& weir);
+[[nodiscard]] Verb add_graph(CLI::App& weir);
+[[nodiscard]] Verb add_metrics(CLI::App& weir);
 [[nodiscard]] Verb add_check(CLI::App& weir);
 [[nodiscard]] Verb add_reap(CLI::App& weir);
 [[nodiscard]] Verb add_rm(CLI::App& weir);
