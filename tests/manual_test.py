@@ -31,7 +31,7 @@ class ManualTest(unittest.TestCase):
 
     def part_of(self, verb):
         """What the man page says of a verb."""
-        found = re.search(rf"^\.It Nm Cm {verb}\b.*?(?=^\.It Nm|^\.El)", self.manual, re.M | re.S)
+        found = re.search(rf"^\.It (Xo )?Nm Cm {verb}\b.*?(?=^\.It|^\.El)", self.manual, re.M | re.S)
         self.assertIsNotNone(found, f"the man page has no .It Nm Cm {verb}")
         return found.group()
 
@@ -45,7 +45,7 @@ class ManualTest(unittest.TestCase):
                     continue
                 name = option[1:] if option.startswith("--") else option[1:]
                 self.assertRegex(part, rf"(Fl|,|\|) {re.escape(name)}\b", f"{verb} {option}")
-        self.assertEqual(sorted(re.findall(r"^\.It Nm Cm ([a-z]+)", self.manual, re.M)), sorted(verbs))
+        self.assertEqual(sorted(re.findall(r"^\.It (?:Xo )?Nm Cm ([a-z]+)", self.manual, re.M)), sorted(verbs))
 
     @unittest.skipUnless(shutil.which("mandoc"), "no mandoc here")
     def test_the_man_page_is_well_formed(self):
