@@ -22,6 +22,7 @@ struct Verb {
 
 [[nodiscard]] Verb add_ls(CLI::App& weir);
 [[nodiscard]] Verb add_stat(CLI::App& weir);
+[[nodiscard]] Verb add_top(CLI::App& weir);
 [[nodiscard]] Verb add_graph(CLI::App& weir);
 [[nodiscard]] Verb add_metrics(CLI::App& weir);
 [[nodiscard]] Verb add_check(CLI::App& weir);
