@@ -18,7 +18,8 @@ using namespace weir::tool;
 constexpr const char* notes = "Examples:\n"
                               "  weir demo --kill         stream files through processes, and kill each of them\n"
                               "  weir graph -o weir.svg   draw who sends what to whom, and what is stuck\n"
-                              "  weir top                 watch what goes through the ports of your domains";
+                              "  weir top                 watch what goes through the ports of your domains\n"
+                              "  tar c DIR | weir send x  and elsewhere: weir recv x | tar x";
 
 bool has_verb(const CLI::App& app, const std::string& name) {
     return !app.get_subcommands([&name](const CLI::App* verb) { return verb->get_name() == name; }).empty();
@@ -49,8 +50,9 @@ int main(int argument_count, char** arguments) {
     app.require_subcommand(1);
     app.footer(notes);
     const std::vector<Verb> verbs{
-        add_ls(app),   add_stat(app), add_top(app),    add_graph(app), add_metrics(app),    add_check(app),
-        add_reap(app), add_rm(app),   add_doctor(app), add_demo(app),  add_demo_stage(app),
+        add_ls(app),     add_stat(app), add_top(app),        add_graph(app), add_metrics(app),
+        add_send(app),   add_recv(app), add_check(app),      add_reap(app),  add_rm(app),
+        add_doctor(app), add_demo(app), add_demo_stage(app),
     };
 
     if (argument_count < 2) {

@@ -1,4 +1,4 @@
-// The line that tells how far the demo is: rewritten in place on a terminal, a new one now and then elsewhere.
+// The line that tells how far it is: rewritten in place on a terminal, a new one now and then elsewhere.
 #pragma once
 
 #include <weir/futex.hpp>
@@ -14,6 +14,8 @@ public:
     ~Progress() { clear(); }
     Progress(const Progress&) = delete;
     Progress& operator=(const Progress&) = delete;
+
+    [[nodiscard]] bool is_on_terminal() const noexcept { return is_terminal_; }
 
     /// Whether it is time for the next line; asked often.
     [[nodiscard]] bool is_due() const noexcept { return monotonic_ns() >= due_ns_; }

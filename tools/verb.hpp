@@ -32,5 +32,7 @@ struct Verb {
 /// Hidden: the demo starts its stages by it.
 [[nodiscard]] Verb add_demo_stage(CLI::App& weir);
 [[nodiscard]] Verb add_doctor(CLI::App& weir);
+[[nodiscard]] Verb add_send(CLI::App& weir);
+[[nodiscard]] Verb add_recv(CLI::App& weir);
 
 } // namespace weir::tool
