@@ -1,6 +1,7 @@
 #include "complete.hpp"
 
 #include "domains.hpp"
+#include "pipe.hpp"
 
 #include <weir/observer.hpp>
 
@@ -12,9 +13,6 @@
 namespace weir::tool {
 
 namespace {
-
-/// A domain that PORT alone, without DOMAIN/, is in.
-constexpr std::string_view default_domain = "pipes";
 
 std::vector<const CLI::App*> verbs_of(const CLI::App& weir) {
     return weir.get_subcommands([](const CLI::App* verb) { return !verb->get_group().empty(); });
@@ -62,7 +60,7 @@ std::vector<std::string> arguments_of(const CLI::App& verb, std::size_t place) {
         }
         try {
             for (const ObservedPort& port : DomainObserver(domain.name).look(false).ports) {
-                names.push_back(domain.name == default_domain ? port.name : domain.name + "/" + port.name);
+                names.push_back(domain.name == pipe_domain(port.name) ? port.name : domain.name + "/" + port.name);
             }
         } catch (const std::system_error&) {
             // It went away, or cannot be read: it is not offered.

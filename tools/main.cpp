@@ -17,8 +17,6 @@ using namespace weir::tool;
 
 constexpr const char* notes = "Examples:\n"
                               "  weir demo --kill         stream files through processes, and kill each of them\n"
-                              "  weir graph -o weir.svg   draw who sends what to whom, and what is stuck\n"
-                              "  weir top                 watch what goes through the ports of your domains\n"
                               "  tar c DIR | weir send x  and elsewhere: weir recv x | tar x";
 
 bool has_verb(const CLI::App& app, const std::string& name) {

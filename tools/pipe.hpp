@@ -29,6 +29,11 @@ struct PipeOptions {
     bool quiet = false;
 };
 
+/// The domain of a port that is named without one.
+[[nodiscard]] inline std::string pipe_domain(const std::string& port) {
+    return "pipe." + port;
+}
+
 /// Adds what both verbs are called with but for the port.
 void add_pipe_options(CLI::App& app, PipeOptions& options);
 
