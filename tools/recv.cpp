@@ -34,7 +34,7 @@ namespace {
 
 // What is written at once: larger batches would keep buffers from the sender.
 constexpr std::size_t batch_max = 64;
-constexpr std::size_t batch_bytes = 64 * 1024;
+constexpr std::size_t batch_bytes = 1 << 16;
 
 /// Throws: BrokenPipe, Stopped, std::runtime_error.
 void write_all(std::span<iovec> parts) {

@@ -9,8 +9,9 @@
 // learn of its end. Receivers that are gone are a broken pipe, but only where they took something: one that leaves because
 // the stream before this one has ended may be there still, and another is waited for.
 //
-// Chunks of 512 KiB: with smaller ones who receives is woken more often, which costs where the cores are busy with something
-// else; larger ones do not stay in a core's cache while they are filled.
+// Large files are read by two threads (chunk_reader.hpp). A chunk is 512 KiB: with smaller ones who receives is woken more
+// often, which costs where the cores are busy with something else; larger ones do not stay in a core's cache.
+#include "chunk_reader.hpp"
 #include "meter.hpp"
 #include "pipe.hpp"
 #include "stop.hpp"
@@ -44,9 +45,10 @@ namespace weir::tool {
 
 namespace {
 
-constexpr PoolOptions chunk_pool{.buffer_bytes = 512 * 1024, .buffer_count = 16};
+constexpr PoolOptions chunk_pool{.buffer_bytes = 1 << 19, .buffer_count = 16};
 constexpr PoolOptions line_pool{.buffer_bytes = 4096, .buffer_count = 512};
 constexpr std::size_t batch_max = 64;
+constexpr std::uint64_t large_bytes = 4 * chunk_pool.buffer_bytes; ///< from here on a second thread is worth its start
 
 struct SendOptions {
     PipeOptions pipe;
@@ -79,6 +81,16 @@ public:
     }
 
     [[nodiscard]] const std::string& name() const noexcept { return name_; }
+    [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
+
+    /// Where one is in a regular file that has `bytes` or more to come; nothing elsewhere.
+    [[nodiscard]] std::optional<std::uint64_t> offset_before(std::uint64_t bytes) const noexcept {
+        struct stat status {};
+        const off_t offset = lseek(descriptor_, 0, SEEK_CUR);
+        const bool is_large = offset >= 0 && fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode) &&
+                              static_cast<std::uint64_t>(status.st_size) >= static_cast<std::uint64_t>(offset) + bytes;
+        return is_large ? std::optional(static_cast<std::uint64_t>(offset)) : std::nullopt;
+    }
 
     /// Waits until there is something to read, or the end.
     void wait() const {
@@ -152,9 +164,11 @@ public:
 
 private:
     void send_chunks(const Input& input);
+    void send_large(const Input& input, std::uint64_t offset);
     void send_lines(const Input& input);
     void send_line(std::span<const std::byte> line, std::uint64_t number, const Input& input);
     [[nodiscard]] BufferPtr allocate(std::size_t bytes);
+    void push_chunk(BufferPtr chunk);
     void push_batch();
     [[nodiscard]] std::optional<std::uint64_t> find_oldest() const;
     [[nodiscard]] bool was_anything_taken() const {
@@ -180,6 +194,14 @@ private:
     std::vector<BufferPtr> batch_; ///< not pushed yet
     bool has_pushed_ = false;
 };
+
+BufferPtr next_of(ChunkReader& reader, const Input& input) {
+    try {
+        return reader.next();
+    } catch (const std::system_error& error) {
+        throw_unreadable(input.name(), error.code().value());
+    }
+}
 
 SharedBufferAllocator open_pools(Pipe& pipe, const SendOptions& options) {
     Domain& domain = pipe.domain();
@@ -219,9 +241,35 @@ void Sender::send(const std::string& file) {
     const Input input(file);
     if (options_.pipe.lines) {
         send_lines(input);
-    } else {
-        send_chunks(input);
+        return;
     }
+    if (const std::optional<std::uint64_t> offset = input.offset_before(large_bytes)) {
+        send_large(input, *offset);
+    }
+    send_chunks(input);
+}
+
+/// As send_chunks(), from `offset` to what is the end of the file now.
+void Sender::send_large(const Input& input, std::uint64_t offset) {
+    ChunkReader reader(input.descriptor(), offset);
+    for (std::size_t count = message_bytes_max_; count == message_bytes_max_;) {
+        while (reader.wants_buffer()) {
+            BufferPtr buffer =
+                reader.has_buffer() ? buffers_.try_allocate(message_bytes_max_) : allocate(message_bytes_max_);
+            if (!buffer) {
+                break;
+            }
+            reader.add(std::move(buffer));
+        }
+        BufferPtr chunk = next_of(reader, input);
+        throw_if_stopped();
+        count = chunk.size_bytes();
+        if (count > 0) {
+            push_chunk(std::move(chunk));
+            offset += count;
+        }
+    }
+    lseek(input.descriptor(), static_cast<off_t>(offset), SEEK_SET);
 }
 
 void Sender::send_chunks(const Input& input) {
@@ -233,10 +281,15 @@ void Sender::send_chunks(const Input& input) {
             return;
         }
         chunk.resize(count);
-        batch_.push_back(std::move(chunk));
-        push_batch();
-        meter_.add(count);
+        push_chunk(std::move(chunk));
     }
+}
+
+void Sender::push_chunk(BufferPtr chunk) {
+    const std::size_t bytes = chunk.size_bytes();
+    batch_.push_back(std::move(chunk));
+    push_batch();
+    meter_.add(bytes);
 }
 
 void Sender::send_lines(const Input& input) {
