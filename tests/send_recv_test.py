@@ -233,6 +233,7 @@ class SendRecv(ProgramsTest):
     def test_a_line_that_is_too_long_is_named(self):
         path = self.file("text", b"1\n2\n" + b"z" * (512 * 1024 + 1) + b"\n4\n")
         receiver = self.recv("--lines")
+        self.wait_until_asleep(receiver)  # who comes after a sender has failed waits for another
         sender = self.send("--lines", path)
         said = self.end(sender, 1)[1]
         self.assertIn(f"line 3 of {path} is longer than a buffer, which holds 524288 bytes", said)
@@ -332,6 +333,7 @@ class SendRecv(ProgramsTest):
         self.end(self.send("--keep"))
         self.end(self.send("--keep", self.file("text", b"third\n")))
         sender = self.send(self.file("text", b"fourth\n"))
+        self.wait_until_asleep(sender)  # or the stream is at its end with what was kept
         self.assertEqual(self.end(self.recv())[0], b"third\nfourth\n")
         self.end(sender)
         self.assert_nothing_is_left()

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include <sched.h>
+
 namespace crash {
 
 namespace {
@@ -914,6 +916,13 @@ Definition notify_case() {
     sleeper.took_effect = false;
     it.helpers = {sleeper};
     do_it(it, push_operation());
+    it.prepare = [prepare = it.prepare](Actor& actor) {
+        prepare(actor);
+        // Who attaches wakes the consumer, which has to be waiting again.
+        while (!actor.ports[main_port].view()->waiting_event(weir::PortEnd::consumer).has_waiters()) {
+            sched_yield();
+        }
+    };
     it.stages = 0; // the consumer takes the message as soon as it wakes
     it.scripts = {push_one()};
     return it;
