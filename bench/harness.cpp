@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <thread>
 
 #include <signal.h>
 #include <sys/mman.h>
@@ -204,27 +205,52 @@ std::span<std::byte> Trial::share_bytes(std::size_t bytes) {
     return segments_.back().bytes().first(bytes);
 }
 
+bool Trial::play(unsigned number, const std::function<void(Process&)>& body) noexcept {
+    try {
+        pin(number);
+        for (const weir::Segment& segment : segments_) {
+            map_in(segment.bytes());
+        }
+        Process process(*this, number);
+        body(process);
+        return true;
+    } catch (const std::exception& error) {
+        std::snprintf(shared_->failure, sizeof(shared_->failure), "process %u: %s", number, error.what());
+        return false;
+    }
+}
+
 void Trial::run(const std::function<void(Process&)>& body) {
+    run_forked(process_count_, [&](unsigned number) { return play(number, body); });
+}
+
+void Trial::run_threads(const std::function<void(Process&)>& body) {
+    run_forked(1, [&](unsigned) {
+        std::vector<std::thread> threads;
+        for (unsigned number = 0; number < process_count_; ++number) {
+            threads.emplace_back([&, number] {
+                if (!play(number, body)) {
+                    _exit(1); // the others wait for it in vain
+                }
+            });
+        }
+        for (std::thread& thread : threads) {
+            thread.join();
+        }
+        return true;
+    });
+}
+
+void Trial::run_forked(unsigned count, const std::function<bool(unsigned)>& body) {
     std::fflush(nullptr);
     std::vector<pid_t> children;
-    for (unsigned number = 0; number < process_count_; ++number) {
+    for (unsigned number = 0; number < count; ++number) {
         const pid_t child = fork();
         require(child >= 0, "cannot fork");
         if (child == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             alarm(watchdog_seconds);
-            try {
-                pin(number);
-                for (const weir::Segment& segment : segments_) {
-                    map_in(segment.bytes());
-                }
-                Process process(*this, number);
-                body(process);
-            } catch (const std::exception& error) {
-                std::snprintf(shared_->failure, sizeof(shared_->failure), "process %u: %s", number, error.what());
-                _exit(1);
-            }
-            _exit(0);
+            _exit(body(number) ? 0 : 1);
         }
         children.push_back(child);
     }

@@ -155,6 +155,9 @@ public:
     /// Throws std::runtime_error with the reason when one of them failed.
     void run(const std::function<void(Process&)>& body);
 
+    /// The same with threads of one process, for what only works between those.
+    void run_threads(const std::function<void(Process&)>& body);
+
     [[nodiscard]] Results results() const;
 
 private:
@@ -175,6 +178,10 @@ private:
         Record records[128];
         char failure[256];
     };
+
+    /// One of the processes, or threads. Returns whether it succeeded.
+    [[nodiscard]] bool play(unsigned number, const std::function<void(Process&)>& body) noexcept;
+    void run_forked(unsigned count, const std::function<bool(unsigned)>& body);
 
     unsigned process_count_;
     std::vector<weir::Segment> segments_;

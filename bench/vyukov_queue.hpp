@@ -12,11 +12,12 @@
 
 namespace bench {
 
-class VyukovQueue {
+template <class Data>
+class BasicVyukovQueue {
 public:
     struct Cell {
         std::atomic<std::size_t> sequence;
-        std::uint32_t data;
+        Data data;
     };
     struct alignas(64) Positions {
         std::atomic<std::size_t> enqueue;
@@ -30,7 +31,7 @@ public:
     }
 
     /// Views `memory`, which format() has prepared. `capacity` is a power of two.
-    VyukovQueue(std::span<std::byte> memory, std::size_t capacity) noexcept
+    BasicVyukovQueue(std::span<std::byte> memory, std::size_t capacity) noexcept
         : positions_(reinterpret_cast<Positions*>(memory.data())),
           cells_(reinterpret_cast<Cell*>(memory.data() + sizeof(Positions))), mask_(capacity - 1) {}
 
@@ -40,7 +41,7 @@ public:
         }
     }
 
-    [[nodiscard]] bool try_push(std::uint32_t data) noexcept {
+    [[nodiscard]] bool try_push(Data data) noexcept {
         std::size_t position = positions_->enqueue.load(std::memory_order_relaxed);
         for (;;) {
             Cell& cell = cells_[position & mask_];
@@ -60,7 +61,7 @@ public:
         }
     }
 
-    [[nodiscard]] bool try_pop(std::uint32_t& data) noexcept {
+    [[nodiscard]] bool try_pop(Data& data) noexcept {
         std::size_t position = positions_->dequeue.load(std::memory_order_relaxed);
         for (;;) {
             Cell& cell = cells_[position & mask_];
@@ -85,5 +86,7 @@ private:
     Cell* cells_;
     std::size_t mask_;
 };
+
+using VyukovQueue = BasicVyukovQueue<std::uint32_t>;
 
 } // namespace bench
