@@ -69,12 +69,17 @@ void KillConsumer::note(std::uint32_t origin, std::uint64_t number) noexcept {
         return;
     }
     weir::shared(ledger_->notes[origin][number]).fetch_add(1, std::memory_order_relaxed);
-    std::uint64_t& moved = ledger_->consumers[number_].moved;
-    weir::shared(moved).store(moved + 1, std::memory_order_relaxed);
+    move();
 }
 
 void KillConsumer::note_garbled() noexcept {
     weir::shared(ledger_->garbled).fetch_add(1, std::memory_order_relaxed);
+    move();
+}
+
+void KillConsumer::move() noexcept {
+    std::uint64_t& moved = ledger_->consumers[number_].moved;
+    weir::shared(moved).store(moved + 1, std::memory_order_relaxed);
 }
 
 bool KillConsumer::is_stopped() const noexcept {
@@ -250,14 +255,20 @@ private:
         if (!ended(true)) {
             return false;
         }
-        std::uint64_t before = arrivals();
-        for (;;) {
-            sleep_us(setup_.drain_ms * 1'000);
-            const std::uint64_t now = arrivals();
-            if (now == before) {
+        std::uint64_t finished = 0;
+        for (const KillLedger::Line& line : ledger_.producers) {
+            finished += weir::shared(line.moved).load(std::memory_order_relaxed);
+        }
+        // Until all are there, or nothing has arrived for a while.
+        for (std::uint64_t before = arrivals();;) {
+            if (wait([&] { return arrivals() >= finished; }, setup_.drain_ms)) {
                 break;
             }
-            before = now;
+            if (const std::uint64_t now = arrivals(); now != before) {
+                before = now;
+            } else {
+                break;
+            }
         }
         weir::shared(ledger_.consumers_stop).store(1, std::memory_order_relaxed);
         return ended(false);

@@ -91,6 +91,7 @@ public:
     void note_garbled() noexcept;
 
 private:
+    void move() noexcept;
     [[nodiscard]] bool is_stopped() const noexcept;
 
     KillLedger* ledger_;
