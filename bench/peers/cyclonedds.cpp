@@ -17,6 +17,7 @@ class CycloneDds {
 public:
     static constexpr std::size_t message_bytes_max = 1 << 30;
     explicit CycloneDds(std::size_t message_bytes) : message_bytes_(message_bytes) {
+        std::replace(name_.begin(), name_.end(), '-', '_'); // as names of topics must be
         setenv("CYCLONEDDS_URI",
                "<General><Interfaces><NetworkInterface address=\"127.0.0.1\"/></Interfaces>"
                "<AllowMulticast>false</AllowMulticast></General>"

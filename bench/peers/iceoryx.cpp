@@ -2,15 +2,20 @@
 // that nothing is dropped. Its daemon, iox-roudi, is started and stopped here, with a pool for messages of the size alone.
 #include "message_peer.hpp"
 
+#include <iceoryx_hoofs/log/logmanager.hpp>
 #include <iceoryx_posh/popo/untyped_publisher.hpp>
 #include <iceoryx_posh/popo/untyped_subscriber.hpp>
 #include <iceoryx_posh/runtime/posh_runtime.hpp>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <memory>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -53,7 +58,17 @@ public:
     RouDi& operator=(const RouDi&) = delete;
     ~RouDi() {
         kill(process_, SIGTERM);
-        waitpid(process_, nullptr, 0);
+        int status = 0;
+        waitpid(process_, &status, 0);
+        if (status != 0) {
+            // It fails where a process has died of which it does not know yet, and leaves its names.
+            for (const char* name : {"/dev/shm/iceoryx_mgmt", "/tmp/roudi", "/tmp/roudi.lock"}) {
+                unlink(name);
+            }
+            if (const group* own = getgrgid(getegid())) {
+                shm_unlink(own->gr_name); // the segment that it made for this group
+            }
+        }
         close(out_);
     }
 
@@ -73,14 +88,29 @@ std::shared_ptr<RouDi> shared_roudi(std::size_t message_bytes, std::uint32_t chu
     return roudi;
 }
 
-/// Once in each process that has to do with iceoryx.
-void join() {
-    static pid_t joined = 0;
-    if (joined != getpid()) {
-        joined = getpid();
-        iox::runtime::PoshRuntime::initRuntime(iox::RuntimeName_t(iox::cxx::TruncateToCapacity, bench::unique_name()));
+/// This process's membership, as long as it has an end of a channel; it can be had once.
+class Application {
+public:
+    explicit Application(const std::string& name) {
+        if (end_count_++ == 0) {
+            iox::log::LogManager::GetLogManager().SetDefaultLogLevel(iox::log::LogLevel::kOff,
+                                                                     iox::log::LogLevelOutput::kHideLogLevel);
+            iox::runtime::PoshRuntime::initRuntime(
+                iox::RuntimeName_t(iox::cxx::TruncateToCapacity, name + "-" + std::to_string(getpid())));
+        }
     }
-}
+    Application(const Application&) = delete;
+    Application& operator=(const Application&) = delete;
+    ~Application() {
+        if (--end_count_ == 0) {
+            // The processes end without the destructors of static objects, this one among them.
+            iox::runtime::PoshRuntime::getInstance().~PoshRuntime();
+        }
+    }
+
+private:
+    static inline unsigned end_count_ = 0;
+};
 
 class Iceoryx {
 public:
@@ -89,10 +119,21 @@ public:
         : message_bytes_(message_bytes), depth_(bench::channel_depth(message_bytes)), chunk_count_(2 * depth_ + 16),
           roudi_(shared_roudi(message_bytes, chunk_count_)) {}
 
+    Iceoryx(const Iceoryx&) = delete;
+    Iceoryx& operator=(const Iceoryx&) = delete;
+    ~Iceoryx() {
+        // What killed processes leave.
+        for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator("/tmp")) {
+            if (entry.path().filename().string().starts_with(name_ + "-")) {
+                unlink(entry.path().c_str());
+            }
+        }
+    }
+
     class Sender {
     public:
         explicit Sender(Iceoryx& channel)
-            : message_bytes_(static_cast<std::uint32_t>(channel.message_bytes_)),
+            : application_(channel.name_), message_bytes_(static_cast<std::uint32_t>(channel.message_bytes_)),
               publisher_(channel.service(), options()) {}
         bool is_connected() { return publisher_.hasSubscribers(); }
         template <class Write>
@@ -113,6 +154,7 @@ public:
             options.subscriberTooSlowPolicy = iox::popo::ConsumerTooSlowPolicy::WAIT_FOR_CONSUMER;
             return options;
         }
+        Application application_;
         std::uint32_t message_bytes_;
         iox::popo::UntypedPublisher publisher_;
     };
@@ -120,7 +162,8 @@ public:
     class Receiver {
     public:
         explicit Receiver(Iceoryx& channel)
-            : message_bytes_(channel.message_bytes_), subscriber_(channel.service(), options(channel.depth_)) {}
+            : application_(channel.name_), message_bytes_(channel.message_bytes_),
+              subscriber_(channel.service(), options(channel.depth_)) {}
         bool is_connected() { return subscriber_.getSubscriptionState() == iox::SubscribeState::SUBSCRIBED; }
         template <class Read>
         bool try_receive(Read&& read) {
@@ -141,6 +184,7 @@ public:
             options.queueFullPolicy = iox::popo::QueueFullPolicy::BLOCK_PRODUCER;
             return options;
         }
+        Application application_;
         std::size_t message_bytes_;
         iox::popo::UntypedSubscriber subscriber_;
     };
@@ -152,13 +196,18 @@ public:
         const pid_t child = fork();
         bench::require(child >= 0, "cannot fork");
         if (child == 0) {
-            join();
-            for (unsigned look = 0; look < 20; ++look) {
-                count = chunk_count_ - loanable();
-                if (count == 0) {
-                    break;
+            const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+            dup2(nowhere, STDERR_FILENO); // it says at length that a pool is exhausted
+            {
+                const Application application(name_);
+                sleep(2); // by then the daemon has missed the dead
+                for (unsigned look = 0; look < 12; ++look) {
+                    count = chunk_count_ - loanable();
+                    if (count == 0) {
+                        break;
+                    }
+                    usleep(250'000);
                 }
-                usleep(250'000);
             }
             _exit(0);
         }
@@ -173,7 +222,6 @@ public:
 
 private:
     [[nodiscard]] iox::capro::ServiceDescription service() const {
-        join();
         return {"weir", "bench", iox::capro::IdString_t(iox::cxx::TruncateToCapacity, name_)};
     }
 

@@ -29,8 +29,9 @@ void sleep_us(unsigned us) {
 
 struct KillLedger {
     struct alignas(weir::cache_line_bytes) Line {
-        std::uint64_t begun; // of a producer
-        std::uint64_t moved; // pushed or taken
+        std::uint64_t begun;      // of a producer
+        std::uint64_t moved;      // pushed or taken
+        std::uint64_t vain_looks; // of a consumer
     };
     std::array<Line, origin_max> producers;
     std::array<Line, origin_max> consumers;
@@ -80,6 +81,11 @@ void KillConsumer::note_garbled() noexcept {
 void KillConsumer::move() noexcept {
     std::uint64_t& moved = ledger_->consumers[number_].moved;
     weir::shared(moved).store(moved + 1, std::memory_order_relaxed);
+}
+
+void KillConsumer::note_nothing() noexcept {
+    std::uint64_t& looks = ledger_->consumers[number_].vain_looks;
+    weir::shared(looks).store(looks + 1, std::memory_order_relaxed);
 }
 
 bool KillConsumer::is_stopped() const noexcept {
@@ -196,6 +202,18 @@ private:
         return count;
     }
 
+    /// How often each consumer that is alive has found nothing.
+    [[nodiscard]] std::vector<std::uint64_t> vain_looks() const {
+        std::vector<std::uint64_t> counts;
+        for (const Member& member : members_) {
+            if (!member.is_producer && member.process != 0) {
+                counts.push_back(
+                    weir::shared(ledger_.consumers[member.number].vain_looks).load(std::memory_order_relaxed));
+            }
+        }
+        return counts;
+    }
+
     template <class Condition>
     [[nodiscard]] bool wait(Condition&& condition, unsigned ms) const {
         const Stopwatch stopwatch;
@@ -255,20 +273,27 @@ private:
         if (!ended(true)) {
             return false;
         }
-        std::uint64_t finished = 0;
-        for (const KillLedger::Line& line : ledger_.producers) {
-            finished += weir::shared(line.moved).load(std::memory_order_relaxed);
-        }
-        // Until all are there, or nothing has arrived for a while.
+        // Until all consumers have found nothing, and nothing has come for a while.
         for (std::uint64_t before = arrivals();;) {
-            if (wait([&] { return arrivals() >= finished; }, setup_.drain_ms)) {
+            const std::vector<std::uint64_t> looks = vain_looks();
+            const auto all_looked_in_vain = [&] {
+                const std::vector<std::uint64_t> now = vain_looks();
+                for (std::size_t place = 0; place < looks.size(); ++place) {
+                    if (now[place] < looks[place] + 3) {
+                        return false;
+                    }
+                }
+                return true;
+            };
+            if (!wait(all_looked_in_vain, setup_.watchdog_ms)) {
+                return false;
+            }
+            sleep_us(setup_.drain_ms * 1'000);
+            const std::uint64_t now = arrivals();
+            if (now == before) {
                 break;
             }
-            if (const std::uint64_t now = arrivals(); now != before) {
-                before = now;
-            } else {
-                break;
-            }
+            before = now;
         }
         weir::shared(ledger_.consumers_stop).store(1, std::memory_order_relaxed);
         return ended(false);

@@ -82,6 +82,7 @@ public:
     void consume(TryPop&& try_pop) {
         for (Backoff backoff; !is_stopped();) {
             if (!try_pop()) {
+                note_nothing();
                 backoff();
             }
         }
@@ -92,6 +93,7 @@ public:
 
 private:
     void move() noexcept;
+    void note_nothing() noexcept;
     [[nodiscard]] bool is_stopped() const noexcept;
 
     KillLedger* ledger_;
@@ -107,8 +109,8 @@ struct KillSetup {
     unsigned kill_after_us = 5'000;
     /// Messages that have to arrive after the kill: more than can have been underway before it.
     std::uint64_t arrivals_after = 4'096;
-    /// How long nothing may arrive before the end is taken for the end.
-    unsigned drain_ms = 100;
+    /// How long nothing may come, once all consumers have found nothing, before that is taken for the end.
+    unsigned drain_ms = 0;
 
     std::function<void()> renew;                ///< makes everything anew
     std::function<void(KillProducer&)> produce; ///< in a forked process

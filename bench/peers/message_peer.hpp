@@ -330,6 +330,7 @@ void measure_message_kills(Results& results) {
     KillSetup setup;
     setup.kill_after_us = 20'000;
     setup.arrivals_after = 128;
+    setup.drain_ms = 300;
     setup.renew = [&] {
         channel.reset();
         channel = std::make_unique<Channel>(message_bytes);

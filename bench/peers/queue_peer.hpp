@@ -163,6 +163,7 @@ void measure_queue_kills(Results& results) {
     constexpr unsigned end_count = Queue::ends == Ends::many ? 2 : 1;
     std::unique_ptr<SharedBytes> memory;
     KillSetup setup;
+    setup.kill_count = 1'000; // what can block it takes a few ns
     setup.producer_count = setup.consumer_count = end_count;
     setup.renew = [&] {
         memory = std::make_unique<SharedBytes>(Queue::bytes());
