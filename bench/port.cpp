@@ -1,7 +1,9 @@
 // Ports: latency, streams and hops of whole buffers between two processes.
 #include "port_stream.hpp"
+#include "vyukov_queue.hpp"
 
 #include <array>
+#include <cstdlib>
 #include <vector>
 
 namespace {
@@ -154,6 +156,30 @@ void measure_stream(bench::Results& results) {
     results = trial.results();
 }
 
+/// As run_port_on_one_core(), with memory of malloc() and pointers through Vyukov's queue.
+double run_malloc_on_one_core() {
+    using Queue = bench::BasicVyukovQueue<void*>;
+    constexpr std::size_t capacity = 256;
+    alignas(weir::cache_line_bytes) std::array<std::byte, Queue::bytes(capacity)> memory{};
+    Queue queue(memory, capacity);
+    queue.format();
+    const std::uint64_t count = bench::scaled(1'000'000, 1'000);
+    const bench::Stopwatch stopwatch;
+    for (std::uint64_t number = 0; number < count; ++number) {
+        void* message = std::malloc(64);
+        bench::require(message != nullptr, "no memory");
+        std::memcpy(message, &number, sizeof(number));
+        bench::require(queue.try_push(message), "cannot push");
+        void* popped = nullptr;
+        bench::require(queue.try_pop(popped), "cannot pop");
+        std::uint64_t word = 0;
+        std::memcpy(&word, popped, sizeof(word));
+        bench::require(word == number, "not what was pushed");
+        std::free(popped);
+    }
+    return stopwatch.elapsed_ns() / static_cast<double>(count);
+}
+
 /// On one processor, through a port and back out of it: what the instructions cost without any line changing sides.
 void measure_one_core(bench::Results& results) {
     bench::Trial trial(2);
@@ -162,7 +188,12 @@ void measure_one_core(bench::Results& results) {
         me.record("pingpong_before_ns", me.ping_pong());
         if (me.is_first()) {
             bench::SharedDomain::Member member = domain.join();
-            me.record("message_ns", bench::run_port_on_one_core(member));
+            const double port_first_ns = bench::run_port_on_one_core(member);
+            const double malloc_first_ns = run_malloc_on_one_core();
+            const double malloc_second_ns = run_malloc_on_one_core();
+            const double port_second_ns = bench::run_port_on_one_core(member);
+            me.record("message_ns", (port_first_ns + port_second_ns) / 2);
+            me.record("malloc_ns", (malloc_first_ns + malloc_second_ns) / 2);
             member.leave();
         }
         me.in_step();

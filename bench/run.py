@@ -35,6 +35,8 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+import peers
+
 PROGRAMS = ("ring", "port", "allocate", "reap", "domain", "scheduler", "sleep", "copy", "limits")
 
 # The ping-pong before and after a repetition may differ by a fifth.
@@ -105,6 +107,8 @@ BARS = (
         lambda c: c["message_ns"] / ping_pong_ns(c), 0.7),
     Bar("allocate + drop on one core / malloc + free of 64 B", "allocate/malloc", "ratio",
         lambda c: c["weir_ns"] / c["malloc_ns"], 1.0),
+    Bar("one core: allocate, write, push, pop, read, drop / malloc, Vyukov's queue of pointers, free", "port/one_core",
+        "ratio", lambda c: c["message_ns"] / c["malloc_ns"], 1.0),
     Bar("hop with 64 MiB / hop with 64 B, first line touched", "port/hop_size", "ratio",
         lambda c: c["hop_64mib_ns"] / c["hop_64b_ns"], 1.1, "within"),
     Bar("allocate + drop, 64 and 1,048,576 buffers, 50% and 95% in use: slowest / fastest", "allocate/occupancy",
@@ -190,6 +194,7 @@ FIGURES = (
     Figure("port stream 1+1, batches of 16", "port/stream", "ns", counter("message_batch_16_ns")),
     Figure("port stream 1+1, batches of 64", "port/stream", "ns", counter("message_batch_64_ns")),
     Figure("a message on one core, allocate to drop", "port/one_core", "ns", counter("message_ns")),
+    Figure("the same with malloc, Vyukov's queue of pointers and free", "port/one_core", "ns", counter("malloc_ns")),
     Figure("hop of 64 B", "port/hop_size", "ns", counter("hop_64b_ns")),
     Figure("hop of 64 MiB", "port/hop_size", "ns", counter("hop_64mib_ns")),
     Figure("wake-up of a sleeping consumer", "port/wake_up", "ns", counter("wake_up_ns")),
@@ -326,31 +331,37 @@ def list_benchmarks(program: Path) -> List[str]:
     return [plain_name(line) for line in done.stdout.splitlines() if line]
 
 
+def wanted_count(benchmark: str, repetitions: int) -> int:
+    return 1 if peers.runs_once(benchmark) else repetitions
+
+
 def measure(build: Path, wanted: Callable[[str], bool], tiny: bool, repetitions: int,
             rounds_max: int) -> Dict[str, List[Dict[str, Any]]]:
     """All repetitions of each benchmark, kept or not."""
     programs = {name: build / "bench" / f"bench_{name}" for name in PROGRAMS}
+    if (build / "bench" / "peers" / "bench_peers").exists():
+        programs["peers"] = build / "bench" / "peers" / "bench_peers"
     belongs = {benchmark: program for program in programs.values() for benchmark in list_benchmarks(program)
                if wanted(benchmark)}
     raw: Dict[str, List[Dict[str, Any]]] = {benchmark: [] for benchmark in belongs}
 
-    def kept_count(benchmark: str) -> int:
-        return sum(repetition["kept"] for repetition in raw[benchmark])
+    def missing_count(benchmark: str) -> int:
+        return wanted_count(benchmark, repetitions) - sum(repetition["kept"] for repetition in raw[benchmark])
 
     for number in range(rounds_max):
-        behind = [benchmark for benchmark in belongs if kept_count(benchmark) < repetitions]
+        behind = [benchmark for benchmark in belongs if missing_count(benchmark) > 0]
         if not behind:
             break
         for benchmark in behind:
             # A few at a time: what is left is taken later, at another minute's weather.
-            count = min(max(1, repetitions // 5), repetitions - kept_count(benchmark))
+            count = min(max(1, repetitions // 5), missing_count(benchmark))
             for name, counters in run_program(belongs[benchmark], f"^{re.escape(benchmark)}/iterations", count, tiny):
                 if name != benchmark:
                     raise Failed(f"{benchmark}: ran {name} instead")
                 # At tiny size nothing is measured, so nothing is unsteady.
                 raw[benchmark].append({"round": number, "kept": tiny or is_steady(counters), "counters": counters})
-        kept = sum(min(kept_count(benchmark), repetitions) for benchmark in belongs)
-        print(f"round {number + 1}: {kept} of {repetitions * len(belongs)} repetitions", file=sys.stderr, flush=True)
+        missing = sum(max(missing_count(benchmark), 0) for benchmark in belongs)
+        print(f"round {number + 1}: {missing} repetitions are missing", file=sys.stderr, flush=True)
     return raw
 
 
@@ -396,7 +407,7 @@ def samples_of(raw: Dict[str, List[Dict[str, Any]]], benchmark: str,
 
 def make_report(raw: Dict[str, List[Dict[str, Any]]], machine: Dict[str, Any], tiny: bool) -> Dict[str, Any]:
     bars, figures, missing = [], [], []
-    for bar in BARS:
+    for bar in (*BARS, *(Bar(**bar) for bar in peers.bars(raw))):
         if bar.benchmark not in raw:
             continue
         samples = samples_of(raw, bar.benchmark, bar.value)
@@ -414,7 +425,7 @@ def make_report(raw: Dict[str, List[Dict[str, Any]]], machine: Dict[str, Any], t
                 figures.append({"name": figure.name, "benchmark": figure.benchmark, "unit": figure.unit,
                                 "value": statistics.median(samples), "least": min(samples), "most": max(samples)})
     return {"machine": machine, "tiny": tiny, "bars": bars, "figures": figures, "missing": sorted(set(missing)),
-            "raw": raw}
+            "peers": peers.report(raw), "raw": raw}
 
 
 def number(value: float) -> str:
@@ -447,6 +458,8 @@ def markdown(report: Dict[str, Any]) -> str:
         unit = {"ratio": "", "count": ""}.get(figure["unit"], " " + figure["unit"])
         lines.append(f"| {figure['name']} | {number(figure['value'])}{unit} | {number(figure['least'])} | "
                      f"{number(figure['most'])} |")
+    if report.get("peers"):
+        lines += peers.markdown(report["peers"], number)
     return "\n".join(lines) + "\n"
 
 
@@ -504,7 +517,7 @@ def main() -> int:
         print("does not hold: " + "; ".join(short))
     behind = [f"{benchmark} ({count})" for benchmark, count in
               ((name, sum(repetition["kept"] for repetition in runs)) for name, runs in raw.items())
-              if count < repetitions]
+              if count < wanted_count(benchmark, repetitions)]
     if behind:
         print(f"fewer steady repetitions than {repetitions}: " + ", ".join(behind))
     if report["missing"]:
