@@ -187,14 +187,16 @@ public:
         until_true<Backoff>([&] { return sender_ ? sender_->is_connected() : receiver_->is_connected(); });
     }
 
+    template <class Wait>
     void send(std::uint64_t number, Touch touch) {
-        until_true<Backoff>([&] {
+        until_true<Wait>([&] {
             return sender_->try_send([&](std::span<std::byte> payload) { write_payload(payload, number, touch); });
         });
     }
 
+    template <class Wait>
     void receive(std::uint64_t number, Touch touch) {
-        until_true<Backoff>([&] {
+        until_true<Wait>([&] {
             return receiver_->try_receive([&](std::span<const std::byte> payload) {
                 require(read_payload(payload, touch) == number, "a message was lost, came twice or was garbled");
             });
@@ -214,16 +216,16 @@ template <class Channel>
     double elapsed_ns = 0;
     if (me.is_first()) {
         for (std::uint64_t number = 0; number < warm_up_count + count; ++number) {
-            channel.send(number, touch);
+            channel.template send<Backoff>(number, touch);
         }
     } else {
         std::uint64_t next = 0;
         while (next < warm_up_count) {
-            channel.receive(next++, touch);
+            channel.template receive<Backoff>(next++, touch);
         }
         const Stopwatch stopwatch;
         while (next < warm_up_count + count) {
-            channel.receive(next++, touch);
+            channel.template receive<Backoff>(next++, touch);
         }
         elapsed_ns = stopwatch.elapsed_ns() / static_cast<double>(count);
     }
@@ -240,11 +242,11 @@ template <class Channel>
     const auto play = [&](std::uint64_t round_count) {
         for (std::uint64_t round = 0; round < round_count; ++round, ++number) {
             if (me.is_first()) {
-                there.send(number, touch);
-                back.receive(number, touch);
+                there.template send<Spin>(number, touch);
+                back.template receive<Spin>(number, touch);
             } else {
-                there.receive(number, touch);
-                back.send(number, touch);
+                there.template receive<Spin>(number, touch);
+                back.template send<Spin>(number, touch);
             }
         }
     };
