@@ -13,7 +13,7 @@
 //     const bench::QueuePeer<MyQueue> my_queue("my_queue");
 //
 // Each repetition runs ring, peer, peer, ring, by the same pinned processes through run_stream(), which checks that every
-// value arrived exactly once and in its producer's order. Threads-only queues are measured between threads, and so is the
+// value arrived exactly once and in its producer's order (by counts and sums alone, of a queue that does not keep it). Threads-only queues are measured between threads, and so is the
 // ring beside them. What happens when one of the processes is killed is measured by kill.hpp.
 #pragma once
 
@@ -46,6 +46,15 @@ private:
     weir::RingConsumer consumer_;
 };
 
+/// Whether the values of one producer come to one consumer in their order; as they do unless the queue says otherwise.
+template <class Queue>
+inline constexpr bool keeps_order = [] {
+    if constexpr (requires { Queue::keeps_order; }) {
+        return Queue::keeps_order;
+    }
+    return true;
+}();
+
 /// What an object of type T, made by format() in shared memory, is to all that share it.
 template <class T>
 [[nodiscard]] T* object_in(std::span<std::byte> memory) noexcept {
@@ -67,6 +76,8 @@ template <class Queue>
 template <class Queue, unsigned end_count>
 void measure_queue_stream(Results& results) {
     const StreamShape shape{end_count, end_count, scaled(1'000'000, 2'000) / end_count};
+    StreamShape peer_shape = shape;
+    peer_shape.keeps_order = keeps_order<Queue>;
     Trial trial(2 * end_count);
     auto& streams = trial.share<std::array<Stream, 4>>();
     const std::array<std::span<std::byte>, 2> ring_memory{trial.share_bytes(RingQueue::bytes()),
@@ -76,8 +87,8 @@ void measure_queue_stream(Results& results) {
     const auto body = [&](Process& me) {
         me.record("pingpong_before_ns", me.ping_pong());
         const double ring_first_ns = run_queue<RingQueue>(me, streams[0], shape, ring_memory[0]);
-        const double peer_first_ns = run_queue<Queue>(me, streams[1], shape, peer_memory[0]);
-        const double peer_second_ns = run_queue<Queue>(me, streams[2], shape, peer_memory[1]);
+        const double peer_first_ns = run_queue<Queue>(me, streams[1], peer_shape, peer_memory[0]);
+        const double peer_second_ns = run_queue<Queue>(me, streams[2], peer_shape, peer_memory[1]);
         const double ring_second_ns = run_queue<RingQueue>(me, streams[3], shape, ring_memory[1]);
         me.record("pingpong_after_ns", me.ping_pong());
         me.record("weir_ns", (ring_first_ns + ring_second_ns) / 2);
