@@ -72,11 +72,7 @@ template <class Producer, class Consumer>
     } else {
         std::array<std::uint32_t, stream_process_max> next{};
         std::uint64_t count = 0, sum = 0;
-        for (std::uint32_t value = 0;;) {
-            stall_count += until_true_stalled(shape.counts_stalls, [&] { return consumer(value); });
-            if (value == stream_end) {
-                break;
-            }
+        const auto take = [&](std::uint32_t value) {
             const std::uint32_t from = value >> stream_number_bits;
             const std::uint32_t number = value & ((1U << stream_number_bits) - 1);
             require(from < shape.producer_count && (number >= next[from] || !shape.keeps_order),
@@ -84,6 +80,23 @@ template <class Producer, class Consumer>
             next[from] = number + 1;
             ++count;
             sum += value;
+        };
+        for (std::uint32_t value = 0;;) {
+            stall_count += until_true_stalled(shape.counts_stalls, [&] { return consumer(value); });
+            if (value == stream_end) {
+                break;
+            }
+            take(value);
+        }
+        if (!shape.keeps_order) {
+            // The end may have overtaken others; another consumer's end is handed on.
+            unsigned end_count = 0;
+            for (std::uint32_t value = 0; consumer(value);) {
+                value == stream_end ? static_cast<void>(++end_count) : take(value);
+            }
+            for (; end_count > 0; --end_count) {
+                until_true<Backoff>([&] { return producer(stream_end); });
+            }
         }
         share.count = count;
         share.sum = sum;

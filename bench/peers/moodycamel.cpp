@@ -1,11 +1,8 @@
-// moodycamel's ConcurrentQueue and ReaderWriterQueue, between threads: they allocate as they go. The first has no bound and
-// keeps the order of each producer.
+// moodycamel's ConcurrentQueue, between threads: it allocates as it goes. It has no bound, and keeps the order of each producer
+// but not between producers.
 #include "queue_peer.hpp"
 
 #include <concurrentqueue/concurrentqueue.h>
-
-#include <atomic>
-#include <optional>
 
 namespace {
 
@@ -16,6 +13,7 @@ class ConcurrentQueue {
 public:
     static constexpr bench::Ends ends = bench::Ends::many;
     static constexpr bench::Between between = bench::Between::threads;
+    static constexpr bool keeps_order = false;
     static std::size_t bytes() { return sizeof(Queue); }
     static void format(std::span<std::byte> memory) { new (memory.data()) Queue(bench::queue_capacity); }
     explicit ConcurrentQueue(std::span<std::byte> memory)
