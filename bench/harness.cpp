@@ -48,13 +48,6 @@ const std::vector<std::size_t>& processors() {
     return numbers;
 }
 
-void pin(unsigned process_number) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(processor(process_number), &set);
-    require(sched_setaffinity(0, sizeof(set), &set) == 0, "cannot pin a process to its processor");
-}
-
 /// Has the pages there before anything is timed: a page fault costs more than what is measured.
 void map_in(std::span<std::byte> memory) {
     if (memory.empty()) {
@@ -112,6 +105,13 @@ unsigned processor(unsigned number) noexcept {
     return static_cast<unsigned>(processors()[number % processors().size()]);
 }
 
+void pin(unsigned number) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor(number), &set);
+    require(sched_setaffinity(0, sizeof(set), &set) == 0, "cannot pin a process to its processor");
+}
+
 void Process::in_step() noexcept {
     pthread_barrier_wait(&trial_->shared_->barrier);
 }
@@ -126,8 +126,8 @@ double Process::ping_pong_on_two_lines() {
 }
 
 double Process::play_ping_pong(std::uint64_t& there, std::uint64_t& back) {
-    const std::uint64_t warm_up_count = scaled(2'000, 10);
-    const std::uint64_t round_count = scaled(50'000, 50);
+    const std::uint64_t warm_up_count = scaled(2'000, 2);
+    const std::uint64_t round_count = scaled(50'000, 5);
     in_step();
     double elapsed_ns = 0;
     if (number_ < 2) {

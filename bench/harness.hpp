@@ -63,6 +63,9 @@ void set_writes_histograms() noexcept;
 /// What the kernel calls processor `number` modulo their count.
 [[nodiscard]] unsigned processor(unsigned number) noexcept;
 
+/// Keeps this process on that processor.
+void pin(unsigned number);
+
 /// Throws, in the words of who calls it.
 inline void require(bool condition, const char* what) {
     if (!condition) [[unlikely]] {
