@@ -50,6 +50,13 @@ def scientific(value: float, binary: bool) -> str:
     return f"{value:.3g}"
 
 
+def time_text(value_ns: float) -> str:
+    for limit, unit in ((1e3, "ns"), (1e6, "µs"), (1e9, "ms")):
+        if value_ns < limit:
+            return f"{value_ns / limit * 1e3:.3g} {unit}"
+    return f"{value_ns / 1e9:.3g} s"
+
+
 def position(axis: Axis, value: float) -> float:
     return -math.log10(1 - value) if axis.percentile else math.log10(value)
 
@@ -57,8 +64,8 @@ def position(axis: Axis, value: float) -> float:
 def ticks(axis: Axis, low: float, high: float) -> List[Tuple[float, str]]:
     """Positions between low and high, which are positions too, and what stands there."""
     if axis.percentile:
-        values = [0.0, 0.5] + [1 - 10.0 ** -nines for nines in range(1, 8)]
-        texts = ["0%", "50%", "90%", "99%", "99.9%", "99.99%", "99.999%", "99.9999%", "99.99999%"]
+        values = [0.5] + [1 - 10.0 ** -nines for nines in range(1, 8)]
+        texts = ["50%", "90%", "99%", "99.9%", "99.99%", "99.999%", "99.9999%", "99.99999%"]
         found = [(position(axis, value), text) for value, text in zip(values, texts)]
     elif axis.binary:
         exponents = range(math.floor(low / math.log10(2)), math.ceil(high / math.log10(2)) + 1)
@@ -66,8 +73,9 @@ def ticks(axis: Axis, low: float, high: float) -> List[Tuple[float, str]]:
         found = [(math.log10(2.0 ** exponent), scientific(2.0 ** exponent, True)) for exponent in exponents
                  if exponent % step == 0]
     else:
-        factors = (1, 2, 5) if high - low < 2.5 else (1,)
-        found = [(exponent + math.log10(factor), scientific(factor * 10.0 ** exponent, False))
+        factors = (1, 2, 5) if high - low < 3.2 else (1,)
+        found = [(exponent + math.log10(factor),
+                  time_text(factor * 10.0 ** exponent) if axis.unit == "ns" else scientific(factor * 10.0 ** exponent, False))
                  for exponent in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
     return [(place, text) for place, text in found if low - 1e-9 <= place <= high + 1e-9]
 
@@ -113,7 +121,8 @@ def chart(title: str, x: Axis, y: Axis, series: Sequence[Series], note: str = ""
         lines += [f'<line class="grid" x1="{LEFT}" y1="{down(place):.1f}" x2="{LEFT + width}" y2="{down(place):.1f}"/>',
                   f'<text x="{LEFT - 7}" y="{down(place) + 4:.1f}" text-anchor="end">{escape(text)}</text>']
     lines.append(f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{width}" height="{height}"/>')
-    x_label, y_label = (axis.label + (f" ({axis.unit})" if axis.unit else "") for axis in (x, y))
+    # Times have their units at the ticks.
+    x_label, y_label = (axis.label + (f" ({axis.unit})" if axis.unit not in ("", "ns") else "") for axis in (x, y))
     lines += [f'<text x="{LEFT + width / 2:.1f}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x_label)}</text>',
               f'<text transform="translate(16 {TOP + height / 2:.1f}) rotate(-90)" text-anchor="middle">'
               f'{escape(y_label)}</text>']

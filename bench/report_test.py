@@ -190,7 +190,7 @@ class Plots(unittest.TestCase):
         self.assertLess(points[-1][0], 1)
         texts = self.texts(self.check(plots.chart("tail", plots.Axis("share", percentile=True), plots.Axis("time", "ns"),
                                                   [plots.Series("port", points)])))
-        for text in ("0%", "90%", "99.99%"):
+        for text in ("50%", "90%", "99.99%", "1 µs", "time"):
             self.assertIn(text, texts)
 
     def test_one_point_and_no_point_make_a_plot_too(self) -> None:

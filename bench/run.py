@@ -33,6 +33,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -115,6 +116,7 @@ def measure(builds: Sequence[Dict[str, Path]], sides: Sequence[Optional[str]], t
     def kept_count(benchmark: str) -> int:
         return min(sum(run["kept"] and run.get("side") == side for run in raw[benchmark]) for side in sides)
 
+    began = time.monotonic()
     for number in range(rounds_max):
         behind = [benchmark for benchmark in raw if kept_count(benchmark) < repetitions]
         if not behind:
@@ -131,7 +133,8 @@ def measure(builds: Sequence[Dict[str, Path]], sides: Sequence[Optional[str]], t
         # At tiny size nothing is measured, so nothing is unsteady.
         placements = samples.mark(raw, keeps_all=tiny)
         kept = sum(min(kept_count(benchmark), repetitions) for benchmark in raw)
-        print(f"round {number + 1}: {kept} of {repetitions * len(raw)} repetitions", file=sys.stderr, flush=True)
+        print(f"round {number + 1}: {kept} of {repetitions * len(raw)} repetitions, {time.monotonic() - began:.0f} s",
+              file=sys.stderr, flush=True)
     return raw, placements
 
 
