@@ -56,8 +56,8 @@ public:
         }
     }
 
-    /// Waits for a message, has `read` look at its bytes, and frees its slot.
-    template <class Read>
+    /// Waits for a message, by `Wait` unless asleep, has `read` look at its bytes, and frees its slot.
+    template <class Wait, class Read>
     void receive(Read&& read) {
         const std::span<std::byte> slot = next_slot();
         std::uint64_t& full = full_word(slot);
@@ -70,7 +70,7 @@ public:
                 }
             }
         } else {
-            until_true<Spin>([&] { return weir::shared(full).load(std::memory_order_acquire) != 0; });
+            until_true<Wait>([&] { return weir::shared(full).load(std::memory_order_acquire) != 0; });
         }
         read(payload(slot));
         weir::shared(full).store(0, std::memory_order_release);

@@ -114,7 +114,7 @@ void measure_latency(bench::Results& results, const Load& load) {
             };
             const auto receive = [&] {
                 std::uint64_t word = 0;
-                bare.receive([&](std::span<const std::byte> bytes) { word = read_message(bytes); });
+                bare.receive<bench::Spin>([&](std::span<const std::byte> bytes) { word = read_message(bytes); });
                 return word;
             };
             run_open_loop(me, load, histograms[1], send, receive);

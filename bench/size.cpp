@@ -79,7 +79,7 @@ void measure_size(bench::Results& results, std::uint64_t message_bytes) {
                     bare.send([&](std::span<std::byte> bytes) { bench::write_words(bytes, number); });
                 },
                 [&](std::uint64_t number) {
-                    bare.receive([&](std::span<const std::byte> bytes) {
+                    bare.receive<bench::Backoff>([&](std::span<const std::byte> bytes) {
                         bench::require(bench::all_words_are(bytes, number), "a message is not what was written");
                     });
                 });
