@@ -227,7 +227,7 @@ def processes() -> List[Figure]:
 
 
 FINDINGS = {"watch": "a peer watches", "recheck": "waiting peers re-check once in 100 ms",
-            "restart": "it is started again at once"}
+            "restart": "its parent starts it again"}
 RECOVERED = {
     "producer": {"known": "until its consumer knows", "reaped": "until it is reaped",
                  "restarted": "until the first message of its next life"},
