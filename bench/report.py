@@ -31,8 +31,8 @@ def first_line(path: str) -> Optional[str]:
 
 def cpu_quota() -> Optional[str]:
     """How many processors' time this program's control group may use; None where there is no limit."""
-    own = next((line[3:].strip() for line in (first_line("/proc/self/cgroup") or "").splitlines()
-                if line.startswith("0::")), "/")
+    line = first_line("/proc/self/cgroup") or ""
+    own = line[3:] if line.startswith("0::") else "/"
     while True:
         limit = first_line(f"/sys/fs/cgroup{own.rstrip('/')}/cpu.max")
         if limit and not limit.startswith("max"):
