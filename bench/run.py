@@ -31,6 +31,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -202,6 +203,7 @@ def main() -> int:
             return 0
     if not arguments.build and not arguments.compare:
         parser.error("--build or --compare is needed")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was made for a while goes then, too
     os.environ.pop("WEIR_WAIT_PATH", None)  # each benchmark says itself how workers wait
     if arguments.cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in arguments.cpus.split(",")})
