@@ -256,10 +256,26 @@ void measure_clone(bench::Results& results) {
     results = trial.results();
 }
 
+/// What a large pool needs beside its payload, and how long it takes to prepare that.
+void measure_control(bench::Results& results) {
+    const weir::BufferPoolOptions options{.buffer_bytes = 64, .buffer_count = 1'048'576, .references_per_buffer = 4};
+    bench::Trial trial(1);
+    const std::span<std::byte> control = trial.share_bytes(weir::BufferPool::control_bytes(options));
+    trial.run([&](bench::Process& me) {
+        const bench::Stopwatch stopwatch;
+        weir::BufferPool::format(control, options);
+        me.record("format_ns", stopwatch.elapsed_ns());
+        me.record("control_bytes_count", static_cast<double>(control.size()));
+        me.record("buffer_count", options.buffer_count);
+    });
+    results = trial.results();
+}
+
 const bench::Registration malloc_free("allocate/malloc", "weir_ns", measure_malloc);
 const bench::Registration occupancy("allocate/occupancy", "allocate_1m_at_95_ns", measure_occupancy);
 const bench::Registration exhausted("allocate/exhausted", "exhausted_ns", measure_exhausted);
 const bench::Registration contended("allocate/contended", "contended_ns", measure_contended);
 const bench::Registration clone("allocate/clone", "clone_ns", measure_clone);
+const bench::Registration control("allocate/control", "format_ns", measure_control);
 
 } // namespace

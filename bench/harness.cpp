@@ -19,6 +19,10 @@ namespace {
 
 bool tiny = false;
 bool failed = false;
+bool writes_histograms = false;
+
+// What report_histogram() has said in this repetition.
+std::string histograms;
 
 // Long enough for a repetition on a machine that does a lot else; a process that hangs is ended by it.
 constexpr unsigned watchdog_seconds = 100;
@@ -43,13 +47,6 @@ std::vector<std::size_t> allowed_processors() {
 const std::vector<std::size_t>& processors() {
     static const std::vector<std::size_t> numbers = allowed_processors();
     return numbers;
-}
-
-void pin(unsigned process_number) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(processor(process_number), &set);
-    require(sched_setaffinity(0, sizeof(set), &set) == 0, "cannot pin a process to its processor");
 }
 
 /// Has the pages there before anything is timed: a page fault costs more than what is measured.
@@ -93,6 +90,10 @@ void set_tiny() noexcept {
     tiny = true;
 }
 
+void set_writes_histograms() noexcept {
+    writes_histograms = true;
+}
+
 bool has_failed() noexcept {
     return failed;
 }
@@ -103,6 +104,13 @@ unsigned processor_count() noexcept {
 
 unsigned processor(unsigned number) noexcept {
     return static_cast<unsigned>(processors()[number % processors().size()]);
+}
+
+void pin(unsigned number) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor(number), &set);
+    require(sched_setaffinity(0, sizeof(set), &set) == 0, "cannot pin a process to its processor");
 }
 
 void Process::in_step() noexcept {
@@ -119,8 +127,8 @@ double Process::ping_pong_on_two_lines() {
 }
 
 double Process::play_ping_pong(std::uint64_t& there, std::uint64_t& back) {
-    const std::uint64_t warm_up_count = scaled(2'000, 10);
-    const std::uint64_t round_count = scaled(50'000, 50);
+    const std::uint64_t warm_up_count = scaled(2'000, 2);
+    const std::uint64_t round_count = scaled(50'000, 5);
     in_step();
     double elapsed_ns = 0;
     if (number_ < 2) {
@@ -152,30 +160,31 @@ double Process::play_ping_pong(std::uint64_t& there, std::uint64_t& back) {
 }
 
 double Process::futex_ping_pong() {
-    const std::uint32_t warm_up_count = static_cast<std::uint32_t>(scaled(100, 2));
-    const std::uint32_t round_count = static_cast<std::uint32_t>(scaled(2'000, 10));
+    std::vector<double> round_trips_ns;
+    futex_ping_pong(scaled(100, 2), round_trips_ns);
+    round_trips_ns.clear();
+    futex_ping_pong(scaled(2'000, 10), round_trips_ns);
+    return round_trips_ns.empty() ? 0 : median(round_trips_ns) / 2;
+}
+
+void Process::futex_ping_pong(std::uint64_t count, std::vector<double>& round_trips_ns) {
+    round_trips_ns.reserve(round_trips_ns.size() + count);
     in_step();
-    double elapsed_ns = 0;
     if (number_ < 2) {
         const std::uint32_t& word = trial_->shared_->futex_word;
-        const auto play = [&](std::uint32_t count) {
-            for (std::uint32_t round = 0; round < count; ++round) {
-                const std::uint32_t mine = futex_value_ + number_;
-                for (std::uint32_t seen = 0; (seen = weir::shared(word).load(std::memory_order_acquire)) != mine;) {
-                    weir::futex_wait(word, seen, weir::deadline_never);
-                }
-                weir::shared(word).store(mine + 1, std::memory_order_release);
-                weir::futex_wake(word, 1);
-                futex_value_ += 2;
+        for (std::uint64_t round = 0; round < count; ++round) {
+            const Stopwatch stopwatch;
+            const std::uint32_t mine = futex_value_ + number_;
+            for (std::uint32_t seen = 0; (seen = weir::shared(word).load(std::memory_order_acquire)) != mine;) {
+                weir::futex_wait(word, seen, weir::deadline_never);
             }
-        };
-        play(warm_up_count);
-        const Stopwatch stopwatch;
-        play(round_count);
-        elapsed_ns = stopwatch.elapsed_ns();
+            weir::shared(word).store(mine + 1, std::memory_order_release);
+            weir::futex_wake(word, 1);
+            futex_value_ += 2;
+            round_trips_ns.push_back(stopwatch.elapsed_ns());
+        }
     }
     in_step();
-    return elapsed_ns / static_cast<double>(2 * round_count);
 }
 
 void Process::record(const std::string& name, double value) {
@@ -285,7 +294,8 @@ void Trial::run_forked(unsigned count, const std::function<bool(unsigned)>& body
 }
 
 Results Trial::results() const {
-    Results results;
+    // More processes than processors are told as such: oversubscribed.
+    Results results{{"process_count", process_count_}, {"processor_count", processor_count()}};
     for (std::uint32_t number = 0; number < shared_->record_count; ++number) {
         results[shared_->records[number].name] = shared_->records[number].value;
     }
@@ -336,7 +346,7 @@ SharedDomain::SharedDomain(std::vector<weir::BufferPoolOptions> pools, std::vect
     }
 }
 
-SharedDomain::Member SharedDomain::join() const {
+SharedDomain::Member SharedDomain::join(MapIn payload_pages) const {
     map_in(control_.bytes());
     weir::SegmentCursor control(control_.bytes());
     weir::SegmentCursor payload(payload_.bytes());
@@ -345,7 +355,7 @@ SharedDomain::Member SharedDomain::join() const {
     for (const weir::BufferPoolOptions& options : pool_options_) {
         const std::span<std::byte> pool_control = control.take(weir::BufferPool::control_bytes(options));
         const std::span<std::byte> pool_payload = payload.take(weir::BufferPool::payload_bytes(options));
-        if (options.buffer_bytes <= 4096) {
+        if (options.buffer_bytes <= 4096 || payload_pages == MapIn::everything) {
             map_in(pool_payload);
         } else {
             for (std::size_t index = 0; index < options.buffer_count; ++index) {
@@ -397,16 +407,33 @@ double median(std::vector<double> values) {
     return *middle;
 }
 
-Registration::Registration(const char* name, const char* time_name, void (*measure)(Results&)) {
-    benchmark::RegisterBenchmark(name,
-                                 [measure, time_name](benchmark::State& state) {
+void report_histogram(Results& results, const std::string& name, const Histogram& histogram) {
+    const auto report = [&](const char* what, std::uint64_t value) {
+        results[name + what] = static_cast<double>(value);
+    };
+    report("_p50_ns", histogram.quantile(0.5));
+    report("_p99_ns", histogram.quantile(0.99));
+    report("_p999_ns", histogram.quantile(0.999));
+    report("_p9999_ns", histogram.quantile(0.9999));
+    report("_max_ns", histogram.max());
+    report("_recorded_count", histogram.count());
+    if (writes_histograms) {
+        histograms += (histograms.empty() ? "" : " ") + name + "=" + histogram.text();
+    }
+}
+
+Registration::Registration(const std::string& name, const char* time_name, std::function<void(Results&)> measure) {
+    benchmark::RegisterBenchmark(name.c_str(),
+                                 [measure = std::move(measure), time_name](benchmark::State& state) {
                                      for (auto _ : state) {
                                          try {
                                              Results results;
+                                             histograms.clear();
                                              measure(results);
                                              for (const auto& [result, value] : results) {
                                                  state.counters[result] = value;
                                              }
+                                             state.SetLabel(histograms);
                                              state.SetIterationTime(results.at(time_name) * 1e-9);
                                          } catch (const std::exception& error) {
                                              failed = true;

@@ -24,6 +24,8 @@
 
 #include <weir/weir.hpp>
 
+#include "histogram.hpp"
+
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
@@ -44,6 +46,10 @@ namespace bench {
 [[nodiscard]] bool is_tiny() noexcept;
 void set_tiny() noexcept;
 
+/// Whether histograms go out whole, as labels of their benchmarks; for bench/run.py, which puts those of all repetitions
+/// together.
+void set_writes_histograms() noexcept;
+
 /// Whether any benchmark has failed.
 [[nodiscard]] bool has_failed() noexcept;
 
@@ -56,6 +62,9 @@ void set_tiny() noexcept;
 
 /// What the kernel calls processor `number` modulo their count.
 [[nodiscard]] unsigned processor(unsigned number) noexcept;
+
+/// Keeps this process on that processor.
+void pin(unsigned number);
 
 /// Throws, in the words of who calls it.
 inline void require(bool condition, const char* what) {
@@ -121,8 +130,12 @@ public:
     /// store has to take its line back first.
     [[nodiscard]] double ping_pong_on_two_lines();
 
-    /// The same with processes that sleep until they are woken: store, futex wake, futex wait.
+    /// The same with processes that sleep until they are woken: store, futex wake, futex wait. Half of the median round
+    /// trip.
     [[nodiscard]] double futex_ping_pong();
+
+    /// `count` round trips of it, in ns, added to what there is.
+    void futex_ping_pong(std::uint64_t count, std::vector<double>& round_trips_ns);
 
     /// Keeps a result; counts in process 0 only.
     void record(const std::string& name, double value);
@@ -188,13 +201,16 @@ private:
     Shared* shared_ = nullptr;
 };
 
+/// Of the payloads: the first page of each large buffer, or all of it.
+enum class MapIn { first_pages, everything };
+
 /// Pools and ports in shared memory, which processes join.
 class SharedDomain {
 public:
     SharedDomain(std::vector<weir::BufferPoolOptions> pools, std::vector<weir::PortOptions> ports);
 
     /// One process's membership, with views of everything. Its memory is mapped in before this returns: all control
-    /// memory, and the first page of each buffer's payload.
+    /// memory, and payload as told.
     struct Member {
         weir::Membership me;
         std::vector<weir::BufferPool> pools;
@@ -203,7 +219,7 @@ public:
 
         void leave();
     };
-    [[nodiscard]] Member join() const;
+    [[nodiscard]] Member join(MapIn payload = MapIn::first_pages) const;
 
     /// Throws, where anything is not as it has to be when nobody uses the domain: invariants, and all buffers free.
     void require_idle() const;
@@ -227,6 +243,10 @@ public:
 private:
     std::string name_;
 };
+
+/// Reports `histogram` as NAME_p50_ns, _p99_ns, _p999_ns, _p9999_ns, _max_ns and _recorded_count, and whole where histograms
+/// are written.
+void report_histogram(Results& results, const std::string& name, const Histogram& histogram);
 
 /// The middle one of at least one value.
 [[nodiscard]] double median(std::vector<double> values);
@@ -262,7 +282,7 @@ private:
 /// Makes a function known to Google Benchmark: one call is one repetition. Its time there is the result `time_name`.
 class Registration {
 public:
-    Registration(const char* name, const char* time_name, void (*measure)(Results&));
+    Registration(const std::string& name, const char* time_name, std::function<void(Results&)> measure);
 };
 
 } // namespace bench

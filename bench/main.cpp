@@ -2,12 +2,14 @@
 
 #include <cstring>
 
-/// Takes --tiny out of the arguments and leaves the others to Google Benchmark.
+/// Takes --tiny and --histograms out of the arguments and leaves the others to Google Benchmark.
 int main(int argc, char** argv) {
     int kept_count = 1;
     for (int number = 1; number < argc; ++number) {
         if (std::strcmp(argv[number], "--tiny") == 0) {
             bench::set_tiny();
+        } else if (std::strcmp(argv[number], "--histograms") == 0) {
+            bench::set_writes_histograms();
         } else {
             argv[kept_count++] = argv[number];
         }

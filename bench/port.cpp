@@ -203,41 +203,57 @@ void measure_one_core(bench::Results& results) {
     results = trial.results();
 }
 
-/// As the latency, but both ends sleep at once where there is nothing, beside a ping-pong of sleepers on a bare futex.
+/// As the latency, but both ends sleep at once where there is nothing, in turn with a ping-pong of sleepers on a bare
+/// futex. Half the median round trip of each.
 void measure_wake_up(bench::Results& results) {
+    constexpr unsigned slice_count = 10;
     bench::Trial trial(2);
     const bench::SharedDomain domain({{.buffer_bytes = 64, .buffer_count = 4}}, {{.capacity = 4}, {.capacity = 4}});
     trial.run([&](bench::Process& me) {
         bench::SharedDomain::Member member = domain.join();
-        const std::uint64_t round_count = bench::scaled(2'000, 10);
         const bool is_first = me.is_first();
-        me.record("pingpong_before_ns", me.ping_pong());
-        const double futex_before_ns = me.futex_ping_pong();
-        double elapsed_ns = 0;
+        std::vector<double> futex_ns, port_ns;
         {
             weir::Producer producer(member.ports[is_first ? 0 : 1], sleeps_at_once);
             weir::Consumer consumer(member.ports[is_first ? 1 : 0], sleeps_at_once);
             weir::BufferPtr buffer = is_first ? bench::allocate_message(member.pools[0]) : weir::BufferPtr();
-            me.in_step();
-            const bench::Stopwatch stopwatch;
-            for (std::uint64_t round = 0; round < round_count; ++round) {
-                if (is_first) {
-                    bench::write_word(buffer, round);
-                    bench::require(producer.push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
+            const auto run_port = [&](std::uint64_t round_count) {
+                port_ns.reserve(port_ns.size() + round_count);
+                me.in_step();
+                for (std::uint64_t round = 0; round < round_count; ++round) {
+                    const bench::Stopwatch stopwatch;
+                    if (is_first) {
+                        bench::write_word(buffer, round);
+                        bench::require(producer.push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
+                    }
+                    buffer = consumer.pop();
+                    bench::require(buffer && bench::read_word(buffer) == round, "not what was pushed");
+                    if (!is_first) {
+                        bench::require(producer.push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
+                    }
+                    port_ns.push_back(stopwatch.elapsed_ns());
                 }
-                buffer = consumer.pop();
-                bench::require(buffer && bench::read_word(buffer) == round, "not what was pushed");
-                if (!is_first) {
-                    bench::require(producer.push(std::move(buffer)) == weir::PushResult::ok, "cannot push");
+                me.in_step();
+            };
+            me.record("pingpong_before_ns", me.ping_pong());
+            run_port(bench::scaled(100, 2));
+            me.futex_ping_pong(bench::scaled(100, 2), futex_ns);
+            port_ns.clear();
+            futex_ns.clear();
+            const std::uint64_t round_count = bench::scaled(200, 2);
+            for (unsigned slice = 0; slice < slice_count; ++slice) {
+                if (slice % 2 == 0) {
+                    me.futex_ping_pong(round_count, futex_ns);
+                }
+                run_port(round_count);
+                if (slice % 2 != 0) {
+                    me.futex_ping_pong(round_count, futex_ns);
                 }
             }
-            elapsed_ns = stopwatch.elapsed_ns() / static_cast<double>(2 * round_count);
-            me.in_step();
+            me.record("pingpong_after_ns", me.ping_pong());
         }
-        const double futex_after_ns = me.futex_ping_pong();
-        me.record("pingpong_after_ns", me.ping_pong());
-        me.record("wake_up_ns", elapsed_ns);
-        me.record("futex_ns", (futex_before_ns + futex_after_ns) / 2);
+        me.record("wake_up_ns", bench::median(port_ns) / 2);
+        me.record("futex_ns", bench::median(futex_ns) / 2);
         member.leave();
     });
     domain.require_idle();

@@ -10,7 +10,7 @@
 
 namespace bench {
 
-inline constexpr std::size_t stream_process_max = 8;
+inline constexpr std::size_t stream_process_max = 16;
 inline constexpr std::uint32_t stream_number_bits = 24;
 inline constexpr std::uint32_t stream_end = 15U << stream_number_bits;
 
