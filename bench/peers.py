@@ -29,13 +29,13 @@ NAMES = {
 GROUPS = (
     ("queue/1+1", "Queues of small values, 1+1 processes, per value"),
     ("queue/2+2", "Queues of small values, 2+2 processes, per value"),
-    ("queue/exclusive", "Queues with one producer and one consumer, beside weir's ring, which takes any number"),
+    ("queue/exclusive", "Queues with one producer and one consumer, beside weir's ring with exclusive ends"),
     ("queue/latency", "Queues, one way"),
     ("threads/1+1", "Queues that only threads can share, 1+1 threads, per value"),
     ("threads/2+2", "Queues that only threads can share, 2+2 threads, per value"),
     ("threads/exclusive", "Queues for one producer and one consumer that only threads can share, per value"),
     ("threads/latency", "Queues that only threads can share, one way"),
-    ("bulk", "Values in bulks of 64, beside weir's ring value by value, 1+1 processes, per value"),
+    ("bulk", "Values in bulks of 64, beside weir's ring in batches of 64, 1+1 processes, per value"),
     ("allocate", "Allocate and drop on one core"),
     ("message/8b", "Messages of 8 B, 1+1 processes, per message"),
     ("message/8k", "Messages of 8 KiB, all pages touched, 1+1 processes, per message"),
@@ -90,11 +90,13 @@ def bars(raw: Raw) -> Iterator[Dict[str, Any]]:
 
     for group, what in (("queue/1+1", "ring throughput 1+1 / best MPMC peer"),
                         ("queue/2+2", "ring throughput 2+2 / best MPMC peer"),
-                        ("queue/exclusive", "ring throughput 1+1 / best SPSC peer across processes")):
+                        ("queue/exclusive", "ring with exclusive ends 1+1 / best SPSC peer across processes")):
         peer = best(raw, group)
         if peer:
             yield from bar(f"{what} ({NAMES.get(peer, peer)})", f"peers/{group}/{peer}", 1.0)
-    yield from bar("ring value by value / DPDK rte_ring in bulks of 64", "peers/bulk/rte_ring", 0.7)
+    yield from bar("ring in batches of 64 / DPDK rte_ring in bulks of 64", "peers/bulk/rte_ring", 0.7)
+    yield from bar("ring with exclusive ends in batches of 64 / DPDK rte_ring, SP/SC, in bulks of 64", "peers/bulk/rte_ring",
+                   0.7, lambda c: c["peer_exclusive_ns"] / c["weir_exclusive_ns"])
     yield from bar("allocate + drop / DPDK rte_mempool get + put", "peers/allocate/rte_mempool", 1.5,
                    lambda c: c["weir_ns"] / c["peer_ns"], "at most")
     yield from bar("message stream 1+1, 8 B, throughput / iceoryx", "peers/message/8b/iceoryx", 12.0)

@@ -316,7 +316,7 @@ private:
         }
         std::string numbers;
         for (const ProcessState& process : holders.processes) {
-            numbers += " " + std::to_string(process.pid);
+            numbers += fmt::format(" {}", process.pid);
         }
         add(Level::problem, "kept_lock", what,
             "end that: kill" + numbers + " (a child made by a raw clone(), or one that was passed the descriptor)");

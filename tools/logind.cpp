@@ -90,7 +90,7 @@ RemoveIpc read_remove_ipc(const fs::path& root) {
     RemoveIpc result;
     const auto take = [&](const fs::path& path) {
         if (const std::optional<bool> said = remove_ipc_of(path)) {
-            result = {*said, "/" + path.lexically_relative(root).string()};
+            result = {*said, fmt::format("/{}", path.lexically_relative(root).string())};
         }
     };
     for (const char* folder : folders) {

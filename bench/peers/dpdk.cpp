@@ -75,25 +75,6 @@ private:
 const bench::QueuePeer<RteRing<Ends::many>> many("rte_ring_mpmc");
 const bench::QueuePeer<RteRing<Ends::one>> one("rte_ring_spsc");
 
-/// weir's ring, which has no batches of its own yet: value by value.
-class RingInLoop : public bench::RingQueue {
-public:
-    using RingQueue::RingQueue;
-    bool try_push_all(std::span<const std::uint32_t> values) {
-        for (const std::uint32_t value : values) {
-            bench::until_true<bench::Backoff>([&] { return try_push(value); });
-        }
-        return true;
-    }
-    std::size_t try_pop_some(std::span<std::uint32_t> values) {
-        std::size_t count = 0;
-        while (count < values.size() && try_pop(values[count])) {
-            ++count;
-        }
-        return count;
-    }
-};
-
 /// Values go and come 64 at a time.
 template <class Queue>
 class Batched {
@@ -136,14 +117,17 @@ private:
     std::size_t out_count_ = 0, in_count_ = 0, next_ = 0;
 };
 
-/// Beside bulks of rte_ring: the ring value by value, and the port in batches, whose messages are whole buffers.
+/// Beside bulks of rte_ring: the ring in batches, with shared ends and with exclusive ones, and the port, whose messages are
+/// whole buffers.
 void measure_bulk(bench::Results& results) {
     const bench::StreamShape shape{1, 1, bench::scaled(2'000'000, 2'000)};
     bench::Trial trial(2);
-    auto& streams = trial.share<std::array<bench::Stream, 5>>();
+    auto& streams = trial.share<std::array<bench::Stream, 6>>();
     auto& port_ns = trial.share<double>();
-    const std::array<std::span<std::byte>, 2> rings{trial.share_bytes(bench::RingQueue::bytes()),
-                                                    trial.share_bytes(bench::RingQueue::bytes())};
+    std::array<std::span<std::byte>, 3> rings;
+    for (std::span<std::byte>& memory : rings) {
+        memory = trial.share_bytes(bench::RingQueue::bytes());
+    }
     std::array<std::span<std::byte>, 3> rte_rings;
     for (std::span<std::byte>& memory : rte_rings) {
         memory = trial.share_bytes(RteRing<Ends::many>::bytes());
@@ -152,11 +136,13 @@ void measure_bulk(bench::Results& results) {
     trial.run([&](bench::Process& me) {
         bench::SharedDomain::Member member = domain.join();
         me.record("pingpong_before_ns", me.ping_pong());
-        double weir_ns = bench::run_queue<Batched<RingInLoop>>(me, streams[0], shape, rings[0]);
+        double weir_ns = bench::run_queue<Batched<bench::RingQueue>>(me, streams[0], shape, rings[0]);
         double peer_ns = bench::run_queue<Batched<RteRing<Ends::many>>>(me, streams[1], shape, rte_rings[0]);
         const double exclusive_ns = bench::run_queue<Batched<RteRing<Ends::one>>>(me, streams[2], shape, rte_rings[1]);
+        const double weir_exclusive_ns =
+            bench::run_queue<Batched<bench::ExclusiveRingQueue>>(me, streams[5], shape, rings[2]);
         peer_ns += bench::run_queue<Batched<RteRing<Ends::many>>>(me, streams[3], shape, rte_rings[2]);
-        weir_ns += bench::run_queue<Batched<RingInLoop>>(me, streams[4], shape, rings[1]);
+        weir_ns += bench::run_queue<Batched<bench::RingQueue>>(me, streams[4], shape, rings[1]);
         const double message_ns = bench::run_port_stream(me, member, bench::batch_max);
         if (!me.is_first()) {
             port_ns = message_ns;
@@ -165,6 +151,7 @@ void measure_bulk(bench::Results& results) {
         me.record("weir_ns", weir_ns / 2);
         me.record("peer_ns", peer_ns / 2);
         me.record("peer_exclusive_ns", exclusive_ns);
+        me.record("weir_exclusive_ns", weir_exclusive_ns);
         me.record("port_batch_64_ns", port_ns);
         member.leave();
     });

@@ -21,6 +21,7 @@
 #include "kill.hpp"
 
 #include <string>
+#include <type_traits>
 
 namespace bench {
 
@@ -30,21 +31,33 @@ enum class Between { threads, processes };
 inline constexpr std::uint32_t queue_capacity = 1024;
 
 /// weir's ring, as its peers are seen.
-class RingQueue {
+template <Ends its_ends, class Producer, class Consumer>
+class BasicRingQueue {
 public:
-    static constexpr Ends ends = Ends::many;
+    static constexpr Ends ends = its_ends;
     static constexpr Between between = Between::processes;
     static std::size_t bytes() { return weir::Ring::bytes(queue_capacity); }
     static void format(std::span<std::byte>) {}
-    explicit RingQueue(std::span<std::byte> memory)
+    explicit BasicRingQueue(std::span<std::byte> memory)
         : producer_(weir::Ring(memory, queue_capacity)), consumer_(weir::Ring(memory, queue_capacity)) {}
     bool try_push(std::uint32_t value) { return producer_.try_push(value) == weir::RingStatus::ok; }
     bool try_pop(std::uint32_t& value) { return consumer_.try_pop(value) == weir::RingStatus::ok; }
+    /// In batches; those who push wait until all are in.
+    bool try_push_all(std::span<const std::uint32_t> values) {
+        std::size_t count = producer_.try_push(values);
+        for (Backoff backoff; count < values.size(); count += producer_.try_push(values.subspan(count))) {
+            backoff();
+        }
+        return true;
+    }
+    std::size_t try_pop_some(std::span<std::uint32_t> values) { return consumer_.try_pop(values); }
 
 private:
-    weir::RingProducer producer_;
-    weir::RingConsumer consumer_;
+    Producer producer_;
+    Consumer consumer_;
 };
+using RingQueue = BasicRingQueue<Ends::many, weir::RingProducer, weir::RingConsumer>;
+using ExclusiveRingQueue = BasicRingQueue<Ends::one, weir::ExclusiveRingProducer, weir::ExclusiveRingConsumer>;
 
 /// Whether the values of one producer come to one consumer in their order; as they do unless the queue says otherwise.
 template <class Queue>
@@ -75,21 +88,22 @@ template <class Queue>
 
 template <class Queue, unsigned end_count>
 void measure_queue_stream(Results& results) {
+    using Ring = std::conditional_t<Queue::ends == Ends::one, ExclusiveRingQueue, RingQueue>;
     const StreamShape shape{end_count, end_count, scaled(1'000'000, 2'000) / end_count};
     StreamShape peer_shape = shape;
     peer_shape.keeps_order = keeps_order<Queue>;
     Trial trial(2 * end_count);
     auto& streams = trial.share<std::array<Stream, 4>>();
-    const std::array<std::span<std::byte>, 2> ring_memory{trial.share_bytes(RingQueue::bytes()),
-                                                          trial.share_bytes(RingQueue::bytes())};
+    const std::array<std::span<std::byte>, 2> ring_memory{trial.share_bytes(Ring::bytes()),
+                                                          trial.share_bytes(Ring::bytes())};
     const std::array<std::span<std::byte>, 2> peer_memory{trial.share_bytes(Queue::bytes()),
                                                           trial.share_bytes(Queue::bytes())};
     const auto body = [&](Process& me) {
         me.record("pingpong_before_ns", me.ping_pong());
-        const double ring_first_ns = run_queue<RingQueue>(me, streams[0], shape, ring_memory[0]);
+        const double ring_first_ns = run_queue<Ring>(me, streams[0], shape, ring_memory[0]);
         const double peer_first_ns = run_queue<Queue>(me, streams[1], peer_shape, peer_memory[0]);
         const double peer_second_ns = run_queue<Queue>(me, streams[2], peer_shape, peer_memory[1]);
-        const double ring_second_ns = run_queue<RingQueue>(me, streams[3], shape, ring_memory[1]);
+        const double ring_second_ns = run_queue<Ring>(me, streams[3], shape, ring_memory[1]);
         me.record("pingpong_after_ns", me.ping_pong());
         me.record("weir_ns", (ring_first_ns + ring_second_ns) / 2);
         me.record("peer_ns", (peer_first_ns + peer_second_ns) / 2);
