@@ -318,7 +318,7 @@ def markdown(report: Dict[str, Any], plots: Sequence[str] = (), heading: str = "
         lines += ["", f"{heading} {section}", "", *figure_lines(figures)]
         lines += image_lines(plots, {rows.SIZE: "size", rows.PROCESSES: "processes"}.get(section))
     if report.get("peers"):
-        lines += peers.markdown(report["peers"], number)
+        lines += ["", f"{heading} Peers", *peers.markdown(report["peers"], number)]
     return "\n".join(lines) + "\n"
 
 
