@@ -333,7 +333,7 @@ class SendRecv(ProgramsTest):
         self.end(self.send("--keep"))
         self.end(self.send("--keep", self.file("text", b"third\n")))
         sender = self.send(self.file("text", b"fourth\n"))
-        self.wait_until_asleep(sender)  # or the stream is at its end with what was kept
+        self.wait_until_asleep(sender)
         self.assertEqual(self.end(self.recv())[0], b"third\nfourth\n")
         self.end(sender)
         self.assert_nothing_is_left()
@@ -543,6 +543,7 @@ class SendRecv(ProgramsTest):
         self.end(self.send("--keep", self.file("text", b"one ")))
         pool = f"send.{self.port}"
         sender = self.send("--pool", pool, self.file("text", b"two"))
+        self.wait_until_asleep(sender)
         self.assertEqual(self.end(self.recv())[0], b"one two")
         self.end(sender)
         self.assert_nothing_is_left()

@@ -28,6 +28,9 @@ public:
         }
     }
 
+    /// Takes the line away for good.
+    void clear() noexcept { progress_.reset(); }
+
 private:
     void count(std::uint64_t bytes);
     void show_waiting(const char* waits_for);

@@ -43,8 +43,7 @@ std::vector<DomainName> wanted(const DomainListArguments& given) {
     if (!given.names.empty()) {
         domains = find_domains(given);
         std::ranges::sort(domains, {}, &DomainName::name);
-        const auto again = std::ranges::unique(domains);
-        domains.erase(again.begin(), again.end());
+        domains.erase(std::unique(domains.begin(), domains.end()), domains.end());
         return domains;
     }
     domains = list_domains();

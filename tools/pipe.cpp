@@ -2,6 +2,7 @@
 
 #include "usage_error.hpp"
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -86,7 +87,7 @@ Pipe::Pipe(const PipeOptions& options, const char* process_name)
 
 void Pipe::take_turn() noexcept {
     using namespace std::chrono_literals;
-    constexpr std::int64_t patience_ns = 2'000'000'000;
+    constexpr std::int64_t patience_ns = 5'000'000'000;
     try {
         const DeadlineNs deadline_ns = deadline_after(patience_ns);
         while (!has_turn_ && monotonic_ns() < deadline_ns) {

@@ -16,9 +16,11 @@
 
 #include <weir/weir.hpp>
 
-#include <CLI/CLI.hpp>
-
 #include <string>
+
+namespace CLI {
+class App;
+} // namespace CLI
 
 namespace weir::tool {
 

@@ -26,6 +26,8 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -161,6 +163,7 @@ public:
     /// Whether something is to be kept for a later receiver. Where not, that stays so until we end.
     [[nodiscard]] bool has_kept();
     [[nodiscard]] const std::string& port_name() const noexcept { return pipe_.port_name(); }
+    void clear_progress() noexcept { meter_.clear(); }
 
 private:
     void send_chunks(const Input& input);
@@ -330,10 +333,10 @@ void Sender::send_lines(const Input& input) {
 void Sender::send_line(std::span<const std::byte> line, std::uint64_t number, const Input& input) {
     if (line.size() > message_bytes_max_) {
         push_batch();
-        throw std::runtime_error(fmt::format("line {} of {} is longer than a buffer, which holds {} bytes; the lines "
-                                             "before it were sent. Send without --lines, or with --pool and a pool of "
-                                             "larger buffers",
-                                             number, input.name(), message_bytes_max_));
+        throw std::runtime_error(
+            fmt::format("line {} of {} is longer than a buffer, which holds {} bytes; send without --lines, or "
+                        "with --pool and a pool of larger buffers",
+                        number, input.name(), message_bytes_max_));
     }
     BufferPtr message = allocate(line.size());
     std::ranges::copy(line, message.bytes().begin());
@@ -428,46 +431,52 @@ bool Sender::has_receivers() {
     return pipe_.view().is_attached(PortEnd::consumer);
 }
 
-/// The membership ends with the process, as if it had been killed.
-void die_as_member(std::unique_ptr<Sender> sender) {
-    [[maybe_unused]] static const Sender* until_the_end = nullptr;
-    until_the_end = sender.release();
+/// Ends the process at once, and with it its membership, as if it had been killed.
+[[noreturn]] void die_as_member(Sender& sender, int signal, const std::string& failure) {
+    sender.clear_progress();
+    if (signal != 0) {
+        end_by(signal);
+    }
+    if (!failure.empty()) {
+        fmt::print(stderr, "weir: {}\n", failure);
+    }
+    std::_Exit(failure.empty() ? exit_fine : exit_failed);
 }
 
 int run_send(const SendOptions& options) {
     const std::optional<std::uint64_t> bytes_wanted = count_bytes(options.files);
     const StopSignals signals;
-    auto sender = std::make_unique<Sender>(options, bytes_wanted);
+    std::optional<Sender> sender(std::in_place, options, bytes_wanted);
     int signal = 0;
-    std::exception_ptr failure;
+    std::string failure;
     try {
         for (const std::string& file : options.files) {
             sender->send(file);
         }
         sender->finish();
-        if (sender->has_kept()) {
-            die_as_member(std::move(sender));
-        }
-        return exit_fine;
     } catch (const BrokenPipe&) {
         if (signals.ignores_broken_pipes()) {
-            throw std::runtime_error(
-                fmt::format("nobody receives from {} any more; what was sent since is lost", sender->port_name()));
+            failure = fmt::format("nobody receives from {} any more; what was sent since is lost", sender->port_name());
+        } else {
+            signal = SIGPIPE;
         }
-        signal = SIGPIPE;
     } catch (const Stopped& stopped) {
         signal = stopped.signal;
-    } catch (const std::exception&) {
-        failure = std::current_exception();
+    } catch (const std::exception& error) {
+        failure = error.what();
     }
-    if (sender->has_kept() || (signal != SIGPIPE && sender->has_receivers())) {
-        die_as_member(std::move(sender));
+    const bool is_cut = signal != 0 || !failure.empty();
+    if (sender->has_kept() || (is_cut && sender->has_receivers())) {
+        die_as_member(*sender, signal, failure);
     }
     sender.reset();
-    if (failure) {
-        std::rethrow_exception(failure);
+    if (signal != 0) {
+        end_by(signal);
     }
-    end_by(signal);
+    if (!failure.empty()) {
+        throw std::runtime_error(failure);
+    }
+    return exit_fine;
 }
 
 } // namespace
