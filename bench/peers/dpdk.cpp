@@ -120,7 +120,7 @@ private:
 /// Beside bulks of rte_ring: the ring in batches, with shared ends and with exclusive ones, and the port, whose messages are
 /// whole buffers.
 void measure_bulk(bench::Results& results) {
-    const bench::StreamShape shape{1, 1, bench::scaled(2'000'000, 2'000)};
+    const bench::StreamShape shape{1, 1, bench::scaled(1'000'000, 2'000)};
     bench::Trial trial(2);
     auto& streams = trial.share<std::array<bench::Stream, 6>>();
     auto& port_ns = trial.share<double>();

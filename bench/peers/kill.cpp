@@ -342,7 +342,7 @@ Results run_kills(const KillSetup& setup) {
     const Stopwatch stopwatch;
     bool is_clean = false;
     for (unsigned number = 0; number < kill_count; ++number) {
-        if (!is_clean) {
+        if (!is_clean || setup.renews_always) {
             setup.renew();
         }
         // Gives the pages back: they are zeroes again.

@@ -5,7 +5,7 @@
 // move messages again within the watchdog's time. Then the producers are told to stop, the consumers take what is left,
 // and the ledger is read: each producer counts what it began and what it finished to push, each consumer notes what it
 // took. What was finished and never noted is lost, except for the one message that a killed consumer may have had in its
-// hands; what was noted twice came twice. After an experiment that did not end well everything is made anew.
+// hands; what was noted twice came twice. After an experiment that did not end well everything is made anew, a queue after each.
 //
 // The counts are numbers of experiments (of `kill_count`), and of messages where the name says so:
 //
@@ -111,6 +111,8 @@ struct KillSetup {
     std::uint64_t arrivals_after = 4'096;
     /// How long nothing may come, once all consumers have found nothing, before that is taken for the end.
     unsigned drain_ms = 0;
+
+    bool renews_always = false; ///< not only after an experiment that did not end well
 
     std::function<void()> renew;                ///< makes everything anew
     std::function<void(KillProducer&)> produce; ///< in a forked process

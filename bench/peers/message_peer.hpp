@@ -261,8 +261,8 @@ template <class Channel>
 
 template <class Channel, std::size_t message_bytes, Touch touch>
 void measure_message_stream(Results& results) {
-    const std::uint64_t count = scaled(message_bytes <= 8192 ? 100'000 : message_bytes <= 65'536 ? 10'000 : 1'000, 20);
-    const std::uint64_t weir_count = scaled(message_bytes <= 8192     ? 500'000
+    const std::uint64_t count = scaled(message_bytes <= 8192 ? 40'000 : message_bytes <= 65'536 ? 4'000 : 500, 20);
+    const std::uint64_t weir_count = scaled(message_bytes <= 8192     ? 200'000
                                             : message_bytes <= 65'536 ? 20'000
                                                                       : 2'000,
                                             20);
@@ -291,8 +291,8 @@ void measure_message_stream(Results& results) {
 
 template <class Channel, std::size_t message_bytes, Touch touch>
 void measure_message_latency(Results& results) {
-    const std::uint64_t count = scaled(message_bytes <= 8192 ? 5'000 : message_bytes <= 65'536 ? 2'000 : 300, 10);
-    const std::uint64_t weir_count = scaled(message_bytes <= 8192     ? 50'000
+    const std::uint64_t count = scaled(message_bytes <= 8192 ? 2'000 : message_bytes <= 65'536 ? 1'000 : 200, 10);
+    const std::uint64_t weir_count = scaled(message_bytes <= 8192     ? 20'000
                                             : message_bytes <= 65'536 ? 10'000
                                                                       : 1'000,
                                             10);

@@ -89,7 +89,7 @@ template <class Queue>
 template <class Queue, unsigned end_count>
 void measure_queue_stream(Results& results) {
     using Ring = std::conditional_t<Queue::ends == Ends::one, ExclusiveRingQueue, RingQueue>;
-    const StreamShape shape{end_count, end_count, scaled(1'000'000, 2'000) / end_count};
+    const StreamShape shape{end_count, end_count, scaled(400'000, 2'000) / end_count};
     StreamShape peer_shape = shape;
     peer_shape.keeps_order = keeps_order<Queue>;
     Trial trial(2 * end_count);
@@ -116,7 +116,7 @@ void measure_queue_stream(Results& results) {
 template <class Queue>
 [[nodiscard]] double queue_ping_pong(Process& me, std::span<std::byte> there, std::span<std::byte> back) {
     const std::uint64_t warm_up_count = scaled(2'000, 10);
-    const std::uint64_t round_count = scaled(50'000, 50);
+    const std::uint64_t round_count = scaled(20'000, 50);
     const bool is_first = me.is_first();
     if (is_first) {
         Queue::format(there);
@@ -190,6 +190,7 @@ void measure_queue_kills(Results& results) {
     KillSetup setup;
     setup.kill_count = 1'000; // what can block it takes a few ns
     setup.producer_count = setup.consumer_count = end_count;
+    setup.renews_always = true; // what one left behind would come twice in the next
     setup.renew = [&] {
         memory = std::make_unique<SharedBytes>(Queue::bytes());
         Queue::format(memory->bytes());
