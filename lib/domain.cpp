@@ -98,12 +98,6 @@ std::optional<Segment> open_registry(const DomainNames& names) {
                                      ": nobody has made it; start the program that does, or join with create");
 }
 
-/// A handle on a view that its owner keeps, for calls that keep none.
-template <class View>
-std::shared_ptr<View> unowned(View& view) noexcept {
-    return {std::shared_ptr<void>(), &view};
-}
-
 std::uint64_t parameters_hash(const BufferPoolOptions& options, SegmentKind kind) {
     return hash_parameters({static_cast<std::uint64_t>(kind), sizeof(BufferPoolState), sizeof(BufferHeader),
                             options.buffer_bytes, options.buffer_count, options.references_per_buffer});
@@ -683,10 +677,10 @@ void DomainState::reap_one(const Membership& dead, ReapReport& report) {
     try {
         // The dead makes no more pools and ports, so all that it can have used are listed by now.
         for (MappedPool* pool : pools()) {
-            buffers.add(BufferPool(unowned(pool->view)));
+            buffers.add(BufferPool(detail::unowned(pool->view)));
         }
         for (MappedPort* port : ports()) {
-            all_ports.emplace_back(unowned(port->view));
+            all_ports.emplace_back(detail::unowned(port->view));
         }
     } catch (const std::system_error& error) {
         report.error = errc::reap_incomplete;
@@ -895,11 +889,11 @@ std::vector<std::string> Domain::check(DomainCensus* census, CheckMode mode) {
     detail::DomainState& domain = state();
     SharedBufferAllocator buffers;
     for (detail::DomainState::MappedPool* pool : domain.pools()) {
-        buffers.add(BufferPool(unowned(pool->view)));
+        buffers.add(BufferPool(detail::unowned(pool->view)));
     }
     std::vector<Port> ports;
     for (detail::DomainState::MappedPort* port : domain.ports()) {
-        ports.emplace_back(unowned(port->view));
+        ports.emplace_back(detail::unowned(port->view));
     }
     std::vector<std::string> broken = domain.registry().check();
     std::ranges::move(check_domain(domain.registry().processes(), buffers, ports, census, mode),

@@ -14,6 +14,12 @@
 
 namespace weir::detail {
 
+/// A handle on a view that its owner keeps, for calls that keep none.
+template <class View>
+[[nodiscard]] std::shared_ptr<View> unowned(View& view) noexcept {
+    return {std::shared_ptr<void>(), &view};
+}
+
 /// Whether a segment may be one of a domain's, whose registry belongs to `domain`.
 /// Throws: no_permission.
 void check_owner(const Segment& segment, const std::string& name, const SegmentOwner& domain);

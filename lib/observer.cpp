@@ -3,7 +3,6 @@
 #include <weir/observer.hpp>
 
 #include <algorithm>
-#include <charconv>
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,61 +11,28 @@ namespace weir {
 
 namespace {
 
-constexpr std::string_view name_prefix = "weir+";
-
 /// A view wants a membership; an observer's is nobody's: no word names the last slot under incarnation 0 as an owner's,
 /// and nothing is written by it.
 Membership nobody(const ProcessTable& table) noexcept {
     return {table, process_slot_count - 1, 0};
 }
 
-/// The user and domain that a file's name begins with; nothing, where it is no domain's.
-std::optional<DomainName> parse_domain(std::string_view file) {
-    file.remove_prefix(name_prefix.size());
-    DomainName domain;
-    const auto [end, error] = std::from_chars(file.data(), file.data() + file.size(), domain.user);
-    const auto length = static_cast<std::size_t>(end - file.data());
-    if (error != std::errc() || length == file.size() || file[length] != '+') {
-        return std::nullopt;
-    }
-    file.remove_prefix(length + 1);
-    const std::size_t name_length = file.find('+');
-    if (name_length == std::string_view::npos) {
-        return std::nullopt;
-    }
-    domain.name = file.substr(0, name_length);
-    domain.has_registry = file.substr(name_length + 1) == "registry";
-    try {
-        check_name("domain", domain.name);
-    } catch (const std::system_error&) {
-        return std::nullopt;
-    }
-    return domain;
-}
-
-/// A handle on a view that its owner keeps.
-template <class View>
-std::shared_ptr<View> unowned(View& view) noexcept {
-    return {std::shared_ptr<void>(), &view};
-}
-
 } // namespace
 
 std::vector<DomainName> list_domains(const std::string& folder) {
     std::vector<DomainName> domains;
-    for (const std::string& file : list_segments(name_prefix, folder)) {
-        std::optional<DomainName> domain = parse_domain(file);
-        if (!domain) {
+    for (const std::string& file : list_segments(DomainNames::common_prefix, folder)) {
+        const std::optional<DomainNames> names = DomainNames::of(file);
+        if (!names) {
             continue;
         }
-        const auto same = std::ranges::find_if(domains, [&domain](const DomainName& other) {
-            return other.user == domain->user && other.name == domain->name;
+        auto domain = std::ranges::find_if(domains, [&names](const DomainName& other) {
+            return other.user == names->user() && other.name == names->domain();
         });
-        if (same == domains.end()) {
-            domains.push_back(std::move(*domain));
-        } else {
-            same->has_registry = same->has_registry || domain->has_registry;
+        if (domain == domains.end()) {
+            domain = domains.insert(domain, {names->user(), names->domain(), false});
         }
+        domain->has_registry = domain->has_registry || file == names->registry();
     }
     std::ranges::sort(domains, [](const DomainName& first, const DomainName& second) {
         return std::tie(first.user, first.name) < std::tie(second.user, second.name);
@@ -320,7 +286,7 @@ std::vector<std::string> DomainObserver::State::check(DomainCensus* census, Chec
     for (const std::unique_ptr<MappedPool>& pool : pools_) {
         try {
             if (pool != nullptr) {
-                buffers.add(BufferPool(unowned(pool->view)));
+                buffers.add(BufferPool(detail::unowned(pool->view)));
             }
         } catch (const std::system_error& error) {
             broken.push_back("pool " + pool->segment.label() + ": " + error.what());
@@ -331,7 +297,7 @@ std::vector<std::string> DomainObserver::State::check(DomainCensus* census, Chec
         if (ports_[place] == nullptr) {
             continue;
         }
-        ports.emplace_back(unowned(ports_[place]->view));
+        ports.emplace_back(detail::unowned(ports_[place]->view));
         if (ports_[place]->view.options().port_id != place) {
             broken.push_back("port " + ports_[place]->segment.label() + " says that it is number " +
                              std::to_string(ports_[place]->view.options().port_id) + ", the registry says " +

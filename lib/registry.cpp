@@ -54,7 +54,23 @@ std::uint32_t name_hash(std::string_view name) noexcept {
 
 DomainNames::DomainNames(uid_t user, std::string_view domain)
     : user_(user), domain_((check_name("domain", domain), domain)),
-      prefix_("weir+" + std::to_string(user) + "+" + domain_ + "+") {}
+      prefix_(std::string(common_prefix) + std::to_string(user) + "+" + domain_ + "+") {}
+
+std::optional<DomainNames> DomainNames::of(std::string_view file) {
+    if (!file.starts_with(common_prefix)) {
+        return std::nullopt;
+    }
+    file.remove_prefix(common_prefix.size());
+    uid_t user = 0;
+    if (!read_number(file, '+', 10, user) || file.find('+') == std::string_view::npos) {
+        return std::nullopt;
+    }
+    try {
+        return DomainNames(user, file.substr(0, file.find('+')));
+    } catch (const std::system_error&) {
+        return std::nullopt; // no domain is called so
+    }
+}
 
 std::string DomainNames::segment(std::uint64_t registry_id, const SegmentKey& key, SegmentKind kind) const {
     char id[17] = {};

@@ -43,12 +43,16 @@ inline weir::JoinOptions quick() {
     return options;
 }
 
-inline std::string check(weir::Domain& domain, weir::DomainCensus* census = nullptr) {
+inline std::string text_of(const std::vector<std::string>& lines) {
     std::string text;
-    for (const std::string& line : domain.check(census)) {
+    for (const std::string& line : lines) {
         text += line + "\n";
     }
     return text;
+}
+
+inline std::string check(weir::Domain& domain, weir::DomainCensus* census = nullptr) {
+    return text_of(domain.check(census));
 }
 
 /// A process that says when it is ready, and then waits to be killed.

@@ -18,17 +18,10 @@ using test::Name;
 using test::quick;
 using test::small_pool;
 using test::small_port;
+using test::text_of;
 using test::Victim;
 
 namespace {
-
-std::string text_of(const std::vector<std::string>& lines) {
-    std::string text;
-    for (const std::string& line : lines) {
-        text += line + "\n";
-    }
-    return text;
-}
 
 /// What the files of a domain hold, by name.
 std::string bytes_of(const Name& name) {

@@ -78,8 +78,14 @@ static_assert(SegmentKey::hash_of(SegmentKey{255, 77, 65'535}.word(1234)) == 123
 /// name never meet.
 class DomainNames {
 public:
+    /// What the files of all domains begin with.
+    static constexpr std::string_view common_prefix = "weir+";
+
     /// Throws: invalid_name.
     DomainNames(uid_t user, std::string_view domain);
+
+    /// The names of the domain that a file is one of; nothing, where it is none's.
+    [[nodiscard]] static std::optional<DomainNames> of(std::string_view file);
 
     /// A small file that stays, locked by who joins, leaves for good, or removes names.
     [[nodiscard]] std::string lock() const { return prefix_ + "lock"; }
