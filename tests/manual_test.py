@@ -43,8 +43,7 @@ class ManualTest(unittest.TestCase):
             for option in complete(verb, "-"):
                 if option in ("-h", "--help"):
                     continue
-                name = option[1:] if option.startswith("--") else option[1:]
-                self.assertRegex(part, rf"(Fl|,|\|) {re.escape(name)}\b", f"{verb} {option}")
+                self.assertRegex(part, rf"(Fl|,|\|) {re.escape(option[1:])}\b", f"{verb} {option}")
         self.assertEqual(sorted(re.findall(r"^\.It (?:Xo )?Nm Cm ([a-z]+)", self.manual, re.M)), sorted(verbs))
 
     @unittest.skipUnless(shutil.which("mandoc"), "no mandoc here")

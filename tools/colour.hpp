@@ -10,6 +10,12 @@
 
 namespace weir::tool {
 
+/// Whether the user wants no colour anywhere.
+[[nodiscard]] inline bool is_colour_refused() noexcept {
+    const char* refusal = std::getenv("NO_COLOR");
+    return refusal != nullptr && *refusal != '\0';
+}
+
 class Colour {
 public:
     explicit Colour(std::FILE* file) : is_on_(isatty(fileno(file)) != 0 && wants_colour()) {}
@@ -22,9 +28,8 @@ public:
 
 private:
     [[nodiscard]] static bool wants_colour() {
-        const char* refusal = std::getenv("NO_COLOR");
         const char* terminal = std::getenv("TERM");
-        return (refusal == nullptr || *refusal == '\0') && terminal != nullptr && std::string_view(terminal) != "dumb";
+        return !is_colour_refused() && terminal != nullptr && std::string_view(terminal) != "dumb";
     }
 
     [[nodiscard]] std::string paint(std::string_view code, std::string_view text) const {

@@ -62,19 +62,24 @@ void add_domain_arguments(CLI::App& app, DomainArguments& given) {
     add_user_option(app, given.user);
 }
 
-uid_t user_of(const std::string& given) {
-    if (given.empty()) {
-        return geteuid();
-    }
+std::optional<uid_t> find_user(const std::string& given) {
     if (const passwd* entry = getpwnam(given.c_str())) {
         return entry->pw_uid;
     }
     uid_t number = 0;
     const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), number);
-    if (error != std::errc() || end != given.data() + given.size()) {
+    return error == std::errc() && end == given.data() + given.size() ? std::optional(number) : std::nullopt;
+}
+
+uid_t user_of(const std::string& given) {
+    if (given.empty()) {
+        return geteuid();
+    }
+    const std::optional<uid_t> user = find_user(given);
+    if (!user) {
         throw UsageError(fmt::format("--user {}: there is no such user; give a name or a number", given));
     }
-    return number;
+    return *user;
 }
 
 std::string user_name(uid_t user) {

@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -21,6 +22,9 @@ struct DomainArguments {
 /// DOMAIN and --user.
 void add_domain_arguments(CLI::App& app, DomainArguments& given);
 void add_user_option(CLI::App& app, std::string& user);
+
+/// The user of that name or number, where there is one.
+[[nodiscard]] std::optional<uid_t> find_user(const std::string& given);
 
 /// The user of that name or number; this process's where it is empty.
 /// Throws: UsageError.

@@ -3,9 +3,8 @@
 #include "domains.hpp"
 #include "graph.hpp"
 #include "output_file.hpp"
+#include "process_state.hpp"
 #include "verb.hpp"
-
-#include <weir/process.hpp>
 
 #include <fmt/format.h>
 
@@ -13,7 +12,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -64,18 +62,6 @@ void sleep_for(double seconds) {
     }
 }
 
-/// Whether a signal has stopped it; false where its number means nothing here.
-bool is_stopped(const ProcessInfo& process, std::uint64_t own_namespace) {
-    if (process.pid_namespace != own_namespace || process.start_time_ticks == 0 ||
-        process_start_time(process.pid) != process.start_time_ticks) {
-        return false;
-    }
-    std::ifstream file(fmt::format("/proc/{}/stat", static_cast<long>(process.pid)));
-    const std::string text(std::istreambuf_iterator<char>(file), {});
-    const std::size_t name_end = text.rfind(") ");
-    return name_end != std::string::npos && (text[name_end + 2] == 'T' || text[name_end + 2] == 't');
-}
-
 GraphInput look_at(const GraphArguments& given) {
     DomainObserver observer = open_domain(given.domain);
     GraphInput input;
@@ -89,9 +75,8 @@ GraphInput look_at(const GraphArguments& given) {
             fmt::format("domain {} ended while it was looked at: its last member left", input.now.name));
     }
     input.has_pools = given.has_pools;
-    const std::uint64_t own_namespace = self_info().pid_namespace;
     for (const ObservedMember& member : input.now.members) {
-        if (is_stopped(member.process, own_namespace)) {
+        if (is_stopped(member.process)) {
             input.stopped_slots.push_back(member.slot);
         }
     }

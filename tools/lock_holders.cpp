@@ -7,7 +7,6 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
-#include <sstream>
 #include <system_error>
 
 #include <sys/sysmacros.h>
@@ -31,28 +30,6 @@ bool holds(const fs::path& descriptor, const FileId& file, std::uint64_t byte) {
 }
 
 } // namespace
-
-std::optional<ProcessState> state_of(pid_t pid) {
-    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-    const std::string text(std::istreambuf_iterator<char>(file), {});
-    // "pid (name) state ...": the name may hold anything, brackets too.
-    const std::size_t begin = text.find('(');
-    const std::size_t end = text.rfind(')');
-    if (begin == std::string::npos || end == std::string::npos || end < begin) {
-        return {};
-    }
-    ProcessState state;
-    state.pid = pid;
-    state.name = text.substr(begin + 1, end - begin - 1);
-    std::istringstream fields(text.substr(end + 1));
-    fields >> state.letter;
-    std::string skipped;
-    for (int field = 4; field < 20; ++field) {
-        fields >> skipped;
-    }
-    fields >> state.thread_count >> skipped >> state.start_time_ticks;
-    return state;
-}
 
 LockHolders holders_of_lock(const FileId& file, std::uint64_t byte) {
     LockHolders found;

@@ -1,18 +1,17 @@
 #include "pipe.hpp"
 
+#include "domains.hpp"
 #include "usage_error.hpp"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <string_view>
 #include <system_error>
 #include <thread>
 
-#include <pwd.h>
 #include <unistd.h>
 
 namespace weir::tool {
@@ -48,24 +47,14 @@ Place place_of(const std::string& text) {
     return place;
 }
 
-uid_t user_of(const std::string& text) {
-    uid_t number = 0;
-    const char* end = text.data() + text.size();
-    if (const auto [rest, error] = std::from_chars(text.data(), end, number); error == std::errc{} && rest == end) {
-        return number;
-    }
-    const passwd* entry = getpwnam(text.c_str());
-    if (entry == nullptr) {
-        throw UsageError(fmt::format("there is no user {}; --user wants a user's name or number", text));
-    }
-    return entry->pw_uid;
-}
-
 Domain join(const std::string& domain, const PipeOptions& options, const char* process_name) {
     JoinOptions join_options;
     join_options.process_name = process_name;
     if (!options.user.empty()) {
-        join_options.user = user_of(options.user);
+        join_options.user = find_user(options.user);
+        if (!join_options.user) {
+            throw UsageError(fmt::format("there is no user {}; --user wants a user's name or number", options.user));
+        }
     }
     try {
         return Domain::join(domain, join_options);

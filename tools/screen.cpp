@@ -1,5 +1,7 @@
 #include "screen.hpp"
 
+#include "colour.hpp"
+
 #include <weir/futex.hpp>
 
 #include <fmt/format.h>
@@ -122,11 +124,7 @@ bool Screen::is_possible() noexcept {
     return isatty(STDOUT_FILENO) != 0 && kind != nullptr && *kind != '\0' && std::strcmp(kind, "dumb") != 0;
 }
 
-Screen::Screen()
-    : has_colours_([] {
-          const char* refused = std::getenv("NO_COLOR");
-          return refused == nullptr || *refused == '\0';
-      }()) {
+Screen::Screen() : has_colours_(!tool::is_colour_refused()) {
     // Opened anew: so it does not block, which the standard output's other users would not expect of theirs; and keys come
     // from the terminal whatever the standard input is.
     char path[64];

@@ -1,6 +1,7 @@
 #include "top_watch.hpp"
 
 #include "domains.hpp"
+#include "process_state.hpp"
 
 #include <weir/error.hpp>
 #include <weir/futex.hpp>
@@ -8,16 +9,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
 
 #include <ctime>
-#include <fcntl.h>
-#include <unistd.h>
 
 namespace weir::top {
 
@@ -99,7 +95,7 @@ void DomainWatch::add_to(Model& model) const {
     add_domain(model, *now_, before_ ? &*before_ : nullptr);
     for (std::size_t number = first; number < model.processes.size(); ++number) {
         ProcessRow& row = model.processes[number];
-        if (row.member_life == MemberLife::alive && is_stopped(row.process)) {
+        if (row.member_life == MemberLife::alive && tool::is_stopped(row.process)) {
             row.life = {"stopped", Concern::warning};
         }
     }
@@ -164,33 +160,6 @@ Model Watch::model() const {
         model.notes.push_back(fmt::format("there is no domain of user {}; waiting for one", tool::user_name(user_)));
     }
     return model;
-}
-
-bool is_stopped(const ProcessInfo& process) {
-    static const std::uint64_t own_namespace = self_info().pid_namespace;
-    if (process.pid_namespace == 0 || process.pid_namespace != own_namespace) {
-        return false;
-    }
-    const int file = ::open(fmt::format("/proc/{}/stat", process.pid).c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) {
-        return false;
-    }
-    char text[1024];
-    const ssize_t size = read(file, text, sizeof text - 1);
-    close(file);
-    if (size <= 0) {
-        return false;
-    }
-    text[size] = '\0';
-    const char* place = std::strrchr(text, ')');
-    char state = 0;
-    unsigned long long start_ticks = 0;
-    if (place == nullptr ||
-        std::sscanf(place, ") %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu", &state,
-                    &start_ticks) != 2) {
-        return false;
-    }
-    return start_ticks == process.start_time_ticks && (state == 'T' || state == 't');
 }
 
 } // namespace weir::top

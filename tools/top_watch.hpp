@@ -65,7 +65,4 @@ private:
     std::list<DomainWatch> domains_;
 };
 
-/// Whether the process is stopped, by a signal or a debugger, where /proc is about its namespace and it is the same one.
-[[nodiscard]] bool is_stopped(const ProcessInfo& process);
-
 } // namespace weir::top
