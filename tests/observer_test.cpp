@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include <csignal>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -332,6 +333,57 @@ TEST_CASE("domains are listed, those without a registry too", "[observer]") {
     };
     CHECK(has(name, true));
     CHECK(has(other, false)); // its lock file stays
+}
+
+namespace {
+
+/// What happens when somebody first touches a page that may not be read yet.
+struct FirstTouch {
+    void* page = nullptr;
+    BufferPtr* held = nullptr;
+    const Membership* owner = nullptr;
+    bool has_happened = false;
+};
+FirstTouch first_touch;
+
+void leave_at_first_touch(int) {
+    first_touch.held->reset();
+    ProcessTable table = first_touch.owner->table;
+    table.end(first_touch.owner->slot, first_touch.owner->incarnation);
+    first_touch.has_happened = true;
+    mprotect(first_touch.page, 4096, PROT_READ | PROT_WRITE);
+}
+
+} // namespace
+
+TEST_CASE("who leaves between the looks at its reference and at its entry is not broken", "[observer]") {
+    const int file = memfd_create("table", MFD_CLOEXEC);
+    REQUIRE(ftruncate(file, 4096) == 0);
+    void* const changed = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void* const looked_at = mmap(nullptr, 4096, PROT_NONE, MAP_SHARED, file, 0);
+    REQUIRE((changed != MAP_FAILED && looked_at != MAP_FAILED));
+    ProcessTable table(std::span(static_cast<std::byte*>(changed), 4096));
+    const Membership owner = table.join();
+    const BufferPoolOptions options{64, 16, 4, 0};
+    const test::Memory control(BufferPool::control_bytes(options));
+    const test::Memory payload(BufferPool::payload_bytes(options));
+    BufferPool::format(control.span(), options);
+    BufferPool pool(control.span(), payload.span(), owner);
+    BufferPtr held = pool.allocate();
+
+    first_touch = {looked_at, &held, &owner, false};
+    struct sigaction before {};
+    struct sigaction action {};
+    action.sa_handler = leave_at_first_touch;
+    REQUIRE(sigaction(SIGSEGV, &action, &before) == 0);
+    const ProcessTable seen(std::span(static_cast<std::byte*>(looked_at), 4096));
+    const std::string broken = text_of(pool.check(&seen));
+    REQUIRE(sigaction(SIGSEGV, &before, nullptr) == 0);
+    CHECK(first_touch.has_happened);
+    CHECK(broken.empty());
+    munmap(changed, 4096);
+    munmap(looked_at, 4096);
+    close(file);
 }
 
 TEST_CASE("a domain at work is sound at any moment", "[observer]") {

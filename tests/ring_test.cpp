@@ -517,6 +517,32 @@ TEST_CASE("ends that are exclusive, one after the other and beside shared ones, 
     }
 }
 
+TEST_CASE("a ring that is checked while it is used is sound") {
+    const Fixture fixture(256);
+    std::atomic<bool> is_over{false};
+    std::thread moving([&] {
+        RingProducer producer(fixture.ring);
+        RingConsumer consumer(fixture.ring);
+        for (std::uint32_t number = 0; !is_over; ++number) {
+            std::uint32_t value = 0;
+            if (producer.try_push(number & ring_value_max) == RingStatus::full || number % 1000 < 500) {
+                static_cast<void>(consumer.try_pop(value));
+            }
+            if (number % 5'000 == 0) {
+                std::this_thread::yield();
+            }
+        }
+    });
+    std::vector<std::string> broken;
+    for (int round = 0; round < 20'000 && broken.empty(); ++round) {
+        broken = fixture.ring.check();
+    }
+    is_over = true;
+    moving.join();
+    CHECK(broken.empty());
+    CHECK(fixture.ring.check().empty());
+}
+
 TEST_CASE("two threads with the ends for themselves hand slots to and fro, and what lies in them") {
     constexpr std::uint32_t message_count = 60'000;
     const std::uint32_t capacity = GENERATE(2U, 64U);
