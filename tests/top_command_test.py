@@ -31,6 +31,7 @@ class Page:
 
     def __init__(self, columns, rows):
         self.unread = b""
+        self.is_cut = False
         self.bells = 0
         self.is_second = False
         self.shows_cursor = True
@@ -50,6 +51,12 @@ class Page:
                 self.put(chr(self.unread[0]))
                 self.unread = self.unread[1:]
                 continue
+            # What is not read for long is given up in the middle, then drawn anew: a terminal begins anew at an escape.
+            cut = re.match(rb"\x1b(\[\??[\d;]*)?(?=\x1b)", self.unread)
+            if cut is not None:
+                self.is_cut = True
+                self.unread = self.unread[cut.end():]
+                continue
             match = re.match(rb"\x1b\[(\??)([\d;]*)([A-Za-z])", self.unread)
             if match is None:
                 assert re.fullmatch(rb"\x1b(\[(\??)[\d;]*)?", self.unread), f"an unknown sequence: {self.unread[:20]!r}"
@@ -66,6 +73,9 @@ class Page:
 
     def obey(self, private, numbers, what):
         first = int(numbers.split(";")[0] or 0)
+        if self.is_cut and (private, what) != ("", "m"):
+            assert private or (what, first) == ("J", 2), f"a page that was cut goes on with {numbers}{what}"
+            self.is_cut = False
         if private:
             is_on = {"h": True, "l": False}[what]
             if first == 1049:
