@@ -3,7 +3,10 @@
 
 #include <weir/ring.hpp>
 
+#include <algorithm>
+#include <array>
 #include <deque>
+#include <numeric>
 #include <optional>
 #include <thread>
 
@@ -38,6 +41,13 @@ struct Fixture {
 std::optional<std::uint32_t> pop(RingConsumer& consumer) {
     std::uint32_t value = 0;
     return consumer.try_pop(value) == RingStatus::ok ? std::optional(value) : std::nullopt;
+}
+
+/// Whether a batch of up to `wanted` values may have moved `moved` of those that are `possible`: all, where they may be a
+/// line of cells or fewer; else about a half, a quarter and so on; and a handle that has been left behind misjudges how many.
+bool is_batch(std::size_t moved, std::size_t wanted, std::size_t possible) {
+    const std::size_t most = std::min(wanted, possible);
+    return moved <= most && moved >= std::min(most, wanted > Ring::line_cells ? Ring::line_cells / 2 : wanted);
 }
 
 } // namespace
@@ -467,21 +477,21 @@ TEST_CASE("ends that are exclusive, one after the other and beside shared ones, 
                         model.push_back(next++);
                     }
                 }
-                std::vector<std::uint32_t> batch(random.below(20U));
+                std::vector<std::uint32_t> batch(random.below(80U));
                 for (std::uint32_t& value : batch) {
                     value = next + static_cast<std::uint32_t>(&value - batch.data());
                 }
                 const std::size_t pushed = producer.try_push(std::span<const std::uint32_t>(batch));
-                if (pushed != std::min(batch.size(), capacity - model.size())) {
+                if (!is_batch(pushed, batch.size(), capacity - model.size())) {
                     FAIL("a batch of " << batch.size() << " beside " << model.size() << " values: " << pushed);
                 }
                 model.insert(model.end(), batch.begin(), batch.begin() + static_cast<std::ptrdiff_t>(pushed));
                 next += static_cast<std::uint32_t>(pushed);
             };
             const auto pop_some = [&](auto&& consumer) {
-                std::vector<std::uint32_t> batch(random.below(20U));
+                std::vector<std::uint32_t> batch(random.below(80U));
                 const std::size_t popped = consumer.try_pop(std::span(batch));
-                if (popped != std::min(batch.size(), model.size())) {
+                if (!is_batch(popped, batch.size(), model.size())) {
                     FAIL("a batch of " << batch.size() << " of " << model.size() << " values: " << popped);
                 }
                 for (std::size_t place = 0; place < popped; ++place) {
@@ -543,6 +553,46 @@ TEST_CASE("a ring that is checked while it is used is sound") {
     CHECK(fixture.ring.check().empty());
 }
 
+TEST_CASE("a batch takes all, or about a half, a quarter and so on, as far as the ring goes") {
+    const Fixture fixture(64);
+    fixture.start_at_lap(lap_count - 1);
+    RingProducer shared_in(fixture.ring);
+    RingConsumer shared_out(fixture.ring);
+    const auto both = [](auto& producer, auto& consumer) {
+        std::vector<std::uint32_t> values(64), popped(64);
+        std::iota(values.begin(), values.end(), 100U);
+        const std::span<const std::uint32_t> all(values);
+        const std::span<std::uint32_t> room(popped);
+        CHECK(consumer.try_pop(room) == 0);
+        CHECK(producer.try_push(all.first(41)) == 41);
+        CHECK(producer.try_push(all.subspan(41, 23)) == 23);
+        CHECK(producer.try_push(all) == 0);
+        CHECK(consumer.try_pop(room.first(3)) == 3);
+        CHECK(consumer.try_pop(room.subspan(3, 20)) == 20);
+        CHECK(consumer.try_pop(room.subspan(23)) == 41);
+        CHECK(popped == values);
+        CHECK(producer.try_push(all.first(40)) == 40);
+        CHECK(producer.try_push(all.subspan(40)) == 24);
+        CHECK(consumer.try_pop(room.first(33)) == 33);
+        CHECK(consumer.try_pop(room.subspan(33, 26)) == 26);
+        CHECK(producer.try_push(all) == 32); // there is room for 59
+        CHECK(producer.try_push(all) == 16);
+        CHECK(producer.try_push(all) == 8);
+        CHECK(producer.try_push(all) == 3);
+        CHECK(consumer.try_pop(room.first(5)) == 5);
+        CHECK(consumer.try_pop(room) == 32); // there are 59
+        CHECK(consumer.try_pop(room) == 16);
+        CHECK(consumer.try_pop(room) == 8);
+        CHECK(consumer.try_pop(room) == 3);
+        CHECK(consumer.try_pop(room) == 0);
+    };
+    both(shared_in, shared_out);
+    ExclusiveRingProducer alone_in(fixture.ring);
+    ExclusiveRingConsumer alone_out(fixture.ring);
+    both(alone_in, alone_out);
+    CHECK(fixture.ring.check().empty());
+}
+
 TEST_CASE("two threads with the ends for themselves hand slots to and fro, and what lies in them") {
     constexpr std::uint32_t message_count = 60'000;
     const std::uint32_t capacity = GENERATE(2U, 64U);
@@ -597,19 +647,29 @@ TEST_CASE("threads lose nothing, get nothing twice and keep each producer's orde
     for (unsigned number = 0; number < producer_count; ++number) {
         threads.emplace_back([&, number] {
             RingProducer producer(fixture.ring);
+            test::Random random(test::seed() + number);
+            std::array<std::uint32_t, 40> batch{};
             for (std::uint32_t count = 0; count < per_producer_count;) {
                 switch (producer.try_push(number << 20 | count)) {
                 case RingStatus::ok: ++count; break;
                 case RingStatus::full: std::this_thread::yield(); break;
                 default: ++failure_count; return;
                 }
+                std::iota(batch.begin(), batch.end(), number << 20 | count);
+                const auto length = std::min<std::size_t>(random.below(41U), per_producer_count - count);
+                count +=
+                    static_cast<std::uint32_t>(producer.try_push(std::span<const std::uint32_t>(batch).first(length)));
             }
         });
     }
     for (std::vector<std::uint32_t>& mine : popped) {
         threads.emplace_back([&] {
             RingConsumer consumer(fixture.ring);
+            std::array<std::uint32_t, 40> batch{};
             while (popped_count < producer_count * per_producer_count && failure_count == 0) {
+                const std::size_t count = consumer.try_pop(std::span(batch).first(mine.size() % batch.size()));
+                mine.insert(mine.end(), batch.begin(), batch.begin() + static_cast<std::ptrdiff_t>(count));
+                popped_count += static_cast<std::uint32_t>(count);
                 std::uint32_t value = 0;
                 switch (consumer.try_pop(value)) {
                 case RingStatus::ok:

@@ -64,8 +64,8 @@ public:
     /// Progress: wait-free.
     /// If the caller dies here: who sleeps learns of the change at its next re-check. [crash: notify]
     bool notify() noexcept {
-        // (2) seq_cst: looks for waiters after the publication; pairs with (1), and (6), (7) in reference.hpp, (2), (3)
-        // in ring.hpp, (1) in process_table.hpp, (2), (3) in port.cpp, (2) in io_thread.cpp, (1) in scheduler.cpp
+        // (2) seq_cst: looks for waiters after the publication; pairs with (1), and (6), (7) in reference.hpp, (2), (3),
+        // (9), (10) in ring.hpp, (1) in process_table.hpp, (2), (3) in port.cpp, (2) in io_thread.cpp, (1) in scheduler.cpp
         const std::uint32_t seen = shared(*word_).load(std::memory_order_seq_cst);
         return (seen & waiting_bit) != 0 && wake_all(*word_, seen);
     }

@@ -14,12 +14,21 @@
 // Limits: Linux, x86-64 and aarch64, and compilers whose std::atomic_ref is lock-free for 32 and 64 bits.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 #if defined(__linux__) == 0
 #error "weir is for Linux: it uses futexes and POSIX shared memory"
+#endif
+
+#if defined(__SANITIZE_THREAD__)
+#define WEIR_THREAD_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define WEIR_THREAD_SANITIZER
+#endif
 #endif
 
 namespace weir {
@@ -36,6 +45,38 @@ template <class Word>
 [[nodiscard]] inline std::atomic_ref<Word> shared(const Word& word) noexcept {
     return std::atomic_ref<Word>(const_cast<Word&>(word));
 }
+
+/// Two shared words, aligned to 16 bytes, of which each is otherwise read and written alone. Where is_available, both are
+/// compared and swapped in one step; std::atomic_ref has no such thing without a library that may take a lock. (To
+/// ThreadSanitizer, which would not see it, it is not there.)
+class SharedPair {
+public:
+    using Words = std::array<std::uint64_t, 2>;
+
+#if defined(__x86_64__) && !defined(WEIR_THREAD_SANITIZER)
+    static constexpr bool is_available = true;
+#else
+    static constexpr bool is_available = false;
+#endif
+
+    explicit SharedPair(std::uint64_t& first) noexcept : words_(reinterpret_cast<std::uint64_t (*)[2]>(&first)) {}
+
+    /// Whatever orders are named: it is a locked instruction.
+    [[nodiscard]] bool compare_exchange_strong([[maybe_unused]] Words expected, [[maybe_unused]] Words desired,
+                                               std::memory_order, std::memory_order) const noexcept {
+        bool is_done = false;
+#if defined(__x86_64__) && !defined(WEIR_THREAD_SANITIZER)
+        asm volatile("lock cmpxchg16b %1"
+                     : "=@ccz"(is_done), "+m"(*words_), "+a"(expected[0]), "+d"(expected[1])
+                     : "b"(desired[0]), "c"(desired[1])
+                     : "memory");
+#endif
+        return is_done;
+    }
+
+private:
+    std::uint64_t (*words_)[2];
+};
 
 /// Tells the core that this is a spin loop.
 inline void cpu_relax() noexcept {

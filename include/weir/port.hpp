@@ -756,7 +756,7 @@ inline bool Producer::is_closed(bool looks_at_consumers) noexcept {
     counter_.add_message(bytes);
     if (Ring::is_line_begin(position_)) {
         port_->ring().hint_tail(position_);
-        port_->ring().prefetch_line_after(position_);
+        port_->ring().prefetch_line_after(position_, 1);
         if (position_ % depth_sample_interval == 0) {
             counter_.raise_high_water_mark(port_->ring().size_hint(position_));
         }

@@ -28,6 +28,9 @@
 // An end that one handle has for itself may be exclusive: nobody else can change the cell that it works on, so it stores
 // where a shared end compares and swaps. All else, and what a death leaves, is the same; the other end may be shared.
 //
+// A batch asks for the lines of all its cells before it touches the first, and a shared end takes two cells in one step where
+// the processor can (cmpxchg16b), which is what both would be one after the other with nothing in between.
+//
 // Turns wrap after 2^36, which is 2^35 laps; they are compared by their difference only. A process that is stopped in
 // front of its compare-and-swap, or leaves its handle unused, for exactly that many laps meets an equal cell; improbable,
 // not impossible.
@@ -98,7 +101,7 @@ public:
 
     [[nodiscard]] std::uint64_t load_cell(std::uint64_t position) const noexcept {
         // (1) seq_cst: what was written before the cell changed is seen, the message's bytes or the taker's last use;
-        // and who is about to sleep looks here after it set the waiters' bit; pairs with (2), (3), (7), (8), and (1) in
+        // and who is about to sleep looks here after it set the waiters' bit; pairs with (2), (3), (7), (8), (9), (10), and (1) in
         // event_count.hpp
         return shared(cells_[position & mask_]).load(std::memory_order_seq_cst);
     }
@@ -107,7 +110,7 @@ public:
     [[nodiscard]] bool fill(std::uint64_t position, std::uint32_t value) noexcept {
         std::uint64_t expected = empty_cell(position);
         // (2) seq_cst, on failure acquire: hands over the message, and then the waiters' bit is looked at; a loser has
-        // seen what the winner did; pairs with (1), (3), and (2) in event_count.hpp
+        // seen what the winner did; pairs with (1), (3), (10), and (2) in event_count.hpp
         return shared(cells_[position & mask_])
             .compare_exchange_strong(expected, expected | filled_bit | value, std::memory_order_seq_cst,
                                      std::memory_order_acquire);
@@ -117,7 +120,7 @@ public:
     [[nodiscard]] bool fill_alone(std::uint64_t position, std::uint32_t value) noexcept {
         std::uint64_t& cell = cells_[position & mask_];
         const std::uint64_t empty = empty_cell(position);
-        // (6) acquire: the taker's last use of what the value stands for is over; pairs with (3), (8)
+        // (6) acquire: the taker's last use of what the value stands for is over; pairs with (3), (8), (10)
         if (shared(cell).load(std::memory_order_acquire) != empty) {
             return false;
         }
@@ -126,18 +129,54 @@ public:
         return true;
     }
 
-    /// For a producer: asks for the line of cells after the one of `position`.
-    void prefetch_line_after(std::uint64_t position) const noexcept {
-        prefetch_for_write(&cells_[(position + line_cells) & mask_]);
+    /// Fills the empty cells of `position`, which is even, and of the next one, in one step, where SharedPair can. False: one
+    /// was not empty.
+    [[nodiscard]] bool fill_pair(std::uint64_t position, std::uint32_t first, std::uint32_t second) noexcept {
+        const std::uint64_t empty = empty_cell(position);
+        // (9) seq_cst, on failure acquire: as (2), for two cells; pairs with (1), (3), (10), and (2) in event_count.hpp
+        return SharedPair(cells_[position & mask_])
+            .compare_exchange_strong({empty, empty}, {empty | filled_bit | first, empty | filled_bit | second},
+                                     std::memory_order_seq_cst, std::memory_order_acquire);
+    }
+
+    /// Asks for the line of cells that lies `lines` behind the one of `position`, for who will change them soon.
+    void prefetch_line_after(std::uint64_t position, unsigned lines) const noexcept {
+        prefetch_for_write(&cells_[(position + lines * line_cells) & mask_]);
+    }
+
+    /// How many of `wanted` cells from `position` on a batch goes for: all, or half of them, or a quarter, and so on until it
+    /// is a line at most, of which is_ready(position) of the last one is true. Cells are filled and emptied in the order of
+    /// their positions, so that one speaks for those before it. Asks for all their lines at once.
+    template <class IsReady>
+    [[nodiscard]] std::size_t begin_batch(std::uint64_t position, std::size_t wanted,
+                                          IsReady&& is_ready) const noexcept {
+        while (wanted > line_cells && !is_ready(position + wanted - 1)) {
+            wanted /= 2;
+        }
+        for (std::size_t offset = 0; offset < wanted; offset += line_cells) {
+            prefetch_for_write(&cells_[(position + offset) & mask_]);
+        }
+        return wanted;
     }
 
     /// Empties the cell of `position`, which held `cell`, for the next lap. False: another was faster.
     bool clear(std::uint64_t position, std::uint64_t cell) noexcept {
         // (3) seq_cst, on failure acquire: hands the room over, and then the waiters' bit is looked at; a loser has seen
-        // what the winner did; pairs with (1), (2), (6), and (2) in event_count.hpp
+        // what the winner did; pairs with (1), (2), (6), (9), and (2) in event_count.hpp
         return shared(cells_[position & mask_])
             .compare_exchange_strong(cell, (cell & ~std::uint64_t{ring_value_max}) + filled_bit,
                                      std::memory_order_seq_cst, std::memory_order_acquire);
+    }
+
+    /// Empties the cells of `position`, which is even, and of the next one, which held `first` and `second`, in one step.
+    /// False: another was faster.
+    [[nodiscard]] bool clear_pair(std::uint64_t position, std::uint64_t first, std::uint64_t second) noexcept {
+        const std::uint64_t empty = (first & ~std::uint64_t{ring_value_max}) + filled_bit;
+        // (10) seq_cst, on failure acquire: as (3), for two cells; pairs with (1), (2), (6), (9), and (2) in
+        // event_count.hpp
+        return SharedPair(cells_[position & mask_])
+            .compare_exchange_strong({first, second}, {empty, empty}, std::memory_order_seq_cst,
+                                     std::memory_order_acquire);
     }
 
     /// As clear(), for the only consumer: nobody else empties a cell meanwhile.
@@ -205,6 +244,7 @@ public:
     [[nodiscard]] static constexpr bool is_line_begin(std::uint64_t position) noexcept {
         return position % line_cells == 0;
     }
+    static constexpr std::size_t line_cells = cache_line_bytes / sizeof(std::uint64_t);
     void hint_tail(std::uint64_t position) noexcept { publish(state_->tail_hint, position); }
     void hint_head(std::uint64_t position) noexcept { publish(state_->head_hint, position); }
 
@@ -233,7 +273,6 @@ public:
 
 private:
     static constexpr std::uint64_t filled_bit = std::uint64_t{1} << ring_value_bits;
-    static constexpr std::uint64_t line_cells = cache_line_bytes / sizeof(std::uint64_t);
 
     [[nodiscard]] std::vector<std::uint64_t> load_cells() const;
 
@@ -305,6 +344,12 @@ enum class RingEnd : std::uint8_t {
     exclusive, ///< one, which then stores where it would compare and swap; of a dead one's successors, one
 };
 
+/// How far a handle looks now and then, to see whether the other end is far away, and how many lines ahead it then asks for:
+/// a compare-and-swap waits for its line, a store does not (docs/performance.md).
+inline constexpr std::uint64_t ring_far_cells = 64;
+template <RingEnd end>
+inline constexpr unsigned ring_lines_ahead = end == RingEnd::exclusive ? 3 : 1;
+
 /// One thread's handle for pushing into a ring that is used alone.
 template <RingEnd end>
 class BasicRingProducer {
@@ -326,18 +371,29 @@ public:
             }
         }
         if (Ring::is_line_begin(++position_)) {
-            ring_.hint_tail(position_);
-            ring_.prefetch_line_after(position_);
+            begin_line();
         }
         return RingStatus::ok;
     }
 
-    /// Pushes as many of the values as there is room for, the first ones.
+    /// Pushes the first ones of the values: all for which there is room where they are a line of cells or fewer (8); else
+    /// all, or about a half, a quarter and so on of them, as far as there is room for so many. 0 only where it is full.
     /// Progress: lock-free.
     /// Returns how many.
     /// If the caller dies here: a prefix of the values is in the ring. [crash: push]
     [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values) noexcept {
         std::size_t count = 0;
+        if (values.size() > Ring::line_cells) {
+            values = values.first(ring_.begin_batch(position_, values.size(), [this](std::uint64_t position) {
+                return ring_.is_empty_of(position, ring_.load_cell(position));
+            }));
+            if constexpr (end == RingEnd::shared && SharedPair::is_available) {
+                if (position_ % 2 != 0 && try_push(values[0]) == RingStatus::ok) {
+                    count = 1;
+                }
+                count += push_pairs(values.subspan(count));
+            }
+        }
         while (count < values.size() && try_push(values[count]) == RingStatus::ok) {
             ++count;
         }
@@ -345,6 +401,33 @@ public:
     }
 
 private:
+    /// Publishes where it is, and asks for a line ahead while the other end is far away: close to it, that would take a line
+    /// away from who is working on it.
+    void begin_line() noexcept {
+        ring_.hint_tail(position_);
+        if (position_ % ring_far_cells == 0) {
+            const std::uint64_t far = position_ + ring_far_cells;
+            is_far_ = ring_.is_empty_of(far, ring_.load_cell(far));
+        }
+        if (is_far_) {
+            ring_.prefetch_line_after(position_, ring_lines_ahead<end>);
+        }
+    }
+
+    /// Two by two, from an even position on, as long as that works: half as many locked instructions.
+    [[nodiscard]] std::size_t push_pairs(std::span<const std::uint32_t> values) noexcept {
+        std::size_t count = 0;
+        while (position_ % 2 == 0 && count + 2 <= values.size() &&
+               ring_.fill_pair(position_, values[count], values[count + 1])) {
+            count += 2;
+            position_ += 2;
+        }
+        if (count > 0) {
+            ring_.hint_tail(position_);
+        }
+        return count;
+    }
+
     [[nodiscard]] bool fill(std::uint32_t value) noexcept {
         if constexpr (end == RingEnd::exclusive) {
             return ring_.fill_alone(position_, value);
@@ -356,6 +439,7 @@ private:
     Ring ring_;
     std::uint64_t position_;
     bool looks_first_ = false; ///< the ring was full
+    bool is_far_ = false;      ///< there was room for long
 };
 
 /// One thread's handle for popping from a ring that is used alone.
@@ -376,7 +460,7 @@ public:
             }
             if (clear(cell)) {
                 if (Ring::is_line_begin(++position_)) {
-                    ring_.hint_head(position_);
+                    begin_line();
                 }
                 value = Ring::value(cell);
                 return RingStatus::ok;
@@ -384,12 +468,24 @@ public:
         }
     }
 
-    /// Pops as many values as there are, and at most as many as fit.
+    /// Pops values: all that there are where they may be a line of cells or fewer (8); else as many as fit, or about a half,
+    /// a quarter and so on of that, as far as there are so many. 0 only where it is empty.
     /// Progress: lock-free.
     /// Returns how many.
     /// If the caller dies here: a prefix of the values was taken. [crash: pop]
     [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values) noexcept {
         std::size_t count = 0;
+        if (values.size() > Ring::line_cells) {
+            values = values.first(ring_.begin_batch(position_, values.size(), [this](std::uint64_t position) {
+                return ring_.is_item_of(position, ring_.load_cell(position));
+            }));
+            if constexpr (end == RingEnd::shared && SharedPair::is_available) {
+                if (position_ % 2 != 0 && try_pop(values[0]) == RingStatus::ok) {
+                    count = 1;
+                }
+                count += pop_pairs(values.subspan(count));
+            }
+        }
         while (count < values.size() && try_pop(values[count]) == RingStatus::ok) {
             ++count;
         }
@@ -397,6 +493,39 @@ public:
     }
 
 private:
+    /// As the producer's.
+    void begin_line() noexcept {
+        ring_.hint_head(position_);
+        if (position_ % ring_far_cells == 0) {
+            const std::uint64_t far = position_ + ring_far_cells;
+            is_far_ = ring_.is_item_of(far, ring_.load_cell(far));
+        }
+        if (is_far_) {
+            ring_.prefetch_line_after(position_, ring_lines_ahead<end>);
+        }
+    }
+
+    /// Two by two, as push_pairs() does.
+    [[nodiscard]] std::size_t pop_pairs(std::span<std::uint32_t> values) noexcept {
+        std::size_t count = 0;
+        while (position_ % 2 == 0 && count + 2 <= values.size()) {
+            const std::uint64_t first = ring_.load_cell(position_);
+            const std::uint64_t second = ring_.load_cell(position_ + 1);
+            if (!ring_.is_item_of(position_, first) || !ring_.is_item_of(position_ + 1, second) ||
+                !ring_.clear_pair(position_, first, second)) {
+                break;
+            }
+            values[count] = Ring::value(first);
+            values[count + 1] = Ring::value(second);
+            count += 2;
+            position_ += 2;
+        }
+        if (count > 0) {
+            ring_.hint_head(position_);
+        }
+        return count;
+    }
+
     [[nodiscard]] bool clear(std::uint64_t cell) noexcept {
         if constexpr (end == RingEnd::exclusive) {
             ring_.clear_alone(position_, cell);
@@ -408,6 +537,7 @@ private:
 
     Ring ring_;
     std::uint64_t position_;
+    bool is_far_ = false; ///< there were values for long
 };
 
 using RingProducer = BasicRingProducer<RingEnd::shared>;
