@@ -34,6 +34,7 @@ import argparse
 import ast
 import concurrent.futures
 import dataclasses
+import hashlib
 import os
 import re
 import shlex
@@ -940,13 +941,20 @@ def check_self_contained(repo: Repository, report: Report) -> None:
 
 # ---- readme ------------------------------------------------------------------------------------------------
 #
-# A ```cpp block in README.md is a run of whole lines of one file examples/<name>.cpp, word for word; only the
-# indentation that all its lines share may differ. There is nothing to mark in either place.
+# A ```cpp block in README.md or below docs/ is a run of whole lines of one file examples/<name>.cpp, word for
+# word; only the indentation that all its lines share may differ. There is nothing to mark in either place.
 # examples/meson.build, which makes an executable and a test of each example, has to name the file (as
-# '<name>' or '<name>.cpp').
+# '<name>' or '<name>.cpp'). Of a header examples/<name>.hpp, it has to name a file that includes it.
 
+README = "README.md"
+DOCS = "docs/"
 FENCE_LINE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<info>[^`]*)$")
 CPP_WORDS = {"cpp", "c++", "cxx", "cc", "hpp"}
+
+
+def pages(repo: Repository) -> List[str]:
+    """The README and all pages of the documentation."""
+    return [path for path in repo.files if path == README or (path.startswith(DOCS) and path.endswith(".md"))]
 
 
 def markdown_blocks(text: str) -> Iterator[Tuple[int, str, Optional[List[str]]]]:
@@ -978,43 +986,117 @@ def contains_run(lines: List[str], wanted: List[str]) -> bool:
 
 
 def check_readme(repo: Repository, report: Report) -> None:
-    """The README's code is code that is compiled and run."""
-    readme = "README.md"
-    if readme not in repo.files:
-        report.add(readme, 1, "does not exist")
-        return
+    """The code of the README and of the documentation is code that is compiled and run."""
+    if README not in repo.files:
+        report.add(README, 1, "does not exist")
     build_file = "examples/meson.build"
     build = (repo.text(build_file) or "") if build_file in repo.files else ""
-    examples = [path for path in repo.files if path.startswith("examples/") and path.endswith(".cpp")]
-    any_cpp = False
-    for number, language, block in markdown_blocks(repo.text(readme) or ""):
-        if block is None:
-            report.add(readme, number, "this block has no end")
-            continue
-        if language not in CPP_WORDS:
-            continue
-        any_cpp = True
-        wanted = dedented(block)
-        while wanted and not wanted[-1].strip():
-            wanted.pop()
-        while wanted and not wanted[0].strip():
-            wanted.pop(0)
-        sources = [path for path in examples
-                   if wanted and contains_run((repo.text(path) or "").split("\n"), wanted)]
-        if not sources:
-            report.add(readme, number, "this code is in no file of examples/ as it stands here: take it "
-                       "from one, line by line")
-        elif not any(is_built_and_run(build, path) for path in sources):
-            report.add(readme, number, f"{sources[0]} is not built and run: name it in {build_file}, which "
-                       "makes an executable() and a test() of it")
-    if not any_cpp:
-        report.add(readme, 1, "shows no code: put a short example from examples/ into a ```cpp block")
+    examples = [path for path in repo.files if path.startswith("examples/") and path.endswith((".cpp", ".hpp"))]
+    for page in pages(repo):
+        any_cpp = False
+        for number, language, block in markdown_blocks(repo.text(page) or ""):
+            if block is None:
+                report.add(page, number, "this block has no end")
+                continue
+            if language not in CPP_WORDS:
+                continue
+            any_cpp = True
+            wanted = dedented(block)
+            while wanted and not wanted[-1].strip():
+                wanted.pop()
+            while wanted and not wanted[0].strip():
+                wanted.pop(0)
+            sources = [path for path in examples
+                       if wanted and contains_run((repo.text(path) or "").split("\n"), wanted)]
+            if not sources:
+                report.add(page, number, "this code is in no file of examples/ as it stands here: take it "
+                           "from one, line by line")
+            elif not any(is_built_and_run(repo, build, path) for path in sources):
+                report.add(page, number, f"{sources[0]} is not built and run: name it in {build_file}, which "
+                           "makes an executable() and a test() of it")
+        if not any_cpp and page == README:
+            report.add(page, 1, "shows no code: put a short example from examples/ into a ```cpp block")
 
 
-def is_built_and_run(build: str, path: str) -> bool:
+def is_built_and_run(repo: Repository, build: str, path: str) -> bool:
+    if path.endswith(".hpp"):
+        included = re.compile(r'(?m)^\s*#\s*include\s*"' + re.escape(os.path.basename(path)) + '"')
+        return any(is_built_and_run(repo, build, user) for user in repo.files
+                   if user.startswith("examples/") and user.endswith(".cpp")
+                   and included.search(repo.text(user) or ""))
     build = re.sub(r"(?m)#.*$", "", build)
     name = re.escape(os.path.basename(path)[:-len(".cpp")])
     return all(re.search(wanted, build) for wanted in (rf"'{name}(\.cpp)?'", r"\bexecutable\(", r"\btest\("))
+
+
+# ---- links -------------------------------------------------------------------------------------------------
+#
+# What a page of the documentation links to is there, and docs/README.md, the index, links to each page.
+
+LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+INDEX = "docs/README.md"
+
+
+def links_of(page: str, text: str) -> Iterator[Tuple[int, str]]:
+    """The line and the path of each link to a place in the repository; not those inside of code."""
+    fence = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        found = FENCE_LINE.match(line)
+        if found and not fence:
+            fence = found.group("fence")
+        elif found and found.group("fence").startswith(fence):
+            fence = ""
+        elif not fence:
+            for link in LINK.finditer(re.sub(r"`[^`]*`", "", line)):
+                target = link.group("target").split("#")[0]
+                if target and "://" not in target:
+                    yield number, os.path.normpath(os.path.join(os.path.dirname(page), target))
+
+
+def check_links(repo: Repository, report: Report) -> None:
+    """What the documentation links to is there, and its index has all pages."""
+    linked: Set[str] = set()
+    for page in [path for path in repo.files if path.endswith(".md") and not path.startswith(SELF + OF_OTHERS)]:
+        for number, target in links_of(page, repo.text(page) or ""):
+            if page == INDEX:
+                linked.add(target)
+            if target not in repo.files and not any(path.startswith(target + "/") for path in repo.files):
+                report.add(page, number, f"links to {target}, which is not there")
+    if INDEX in repo.files:
+        for page in pages(repo):
+            if page not in linked and page not in (README, INDEX):
+                report.add(INDEX, 1, f"has no link to {page}: it is the index of all pages")
+    elif len(pages(repo)) > 1:
+        report.add(INDEX, 1, "does not exist: it is the index of all pages")
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------
+#
+# A picture docs/pictures/<name>.svg is drawn from the text <name>.dot beside it by docs/pictures/draw.py, which
+# writes the text's hash into it. So this needs no Graphviz.
+
+PICTURES = "docs/pictures/"
+PICTURE_HASH = re.compile(r"<!-- drawn from (?P<source>\S+), sha256 (?P<hash>[0-9a-f]{64}) -->")
+
+
+def check_pictures(repo: Repository, report: Report) -> None:
+    """Each picture is drawn from the text beside it, as that is now."""
+    for path in repo.files:
+        if not path.startswith(PICTURES) or not path.endswith((".dot", ".svg")):
+            continue
+        text = path[:-len(".svg")] + ".dot"
+        picture = path[:-len(".svg")] + ".svg"
+        if picture not in repo.files:
+            report.add(path, 1, f"{picture} is not there: draw it with ./dev pictures")
+        elif text not in repo.files:
+            report.add(path, 1, f"{text}, which it is drawn from, is not there")
+        elif path == picture:
+            found = PICTURE_HASH.search(repo.text(picture) or "")
+            wanted = hashlib.sha256((repo.text(text) or "").encode("utf-8")).hexdigest()
+            if not found or found.group("source") != os.path.basename(text):
+                report.add(path, 1, "does not say which text it was drawn from: draw it with ./dev pictures")
+            elif found.group("hash") != wanted:
+                report.add(path, 1, f"is older than {text}: draw it anew with ./dev pictures")
 
 
 # ---- deaths ------------------------------------------------------------------------------------------------
@@ -1149,6 +1231,8 @@ CHECKS: Dict[str, Callable[[Repository, Report], None]] = {
     "markers": check_markers,
     "self-contained": check_self_contained,
     "readme": check_readme,
+    "links": check_links,
+    "pictures": check_pictures,
     "deaths": check_deaths,
     "headers-essay": check_headers_essay,
     "names": check_names,
