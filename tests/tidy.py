@@ -1183,6 +1183,201 @@ def check_deaths(repo: Repository, report: Report) -> None:
                        f"in `If the caller dies here: ... [crash: {name}]`")
 
 
+# ---- operations --------------------------------------------------------------------------------------------
+#
+# A public operation is a function of a public header, outside of namespace detail, that others may call and
+# that does something: it is no accessor. Its comment says what it does, `Progress:`, `If the caller dies here:`
+# (what that has to look like: deaths, above) and, unless it is noexcept, `Throws:` or what it returns. A
+# comment goes for all declarations up to the next empty line; what goes for all operations of a class or of
+# a header is said once, in the comment of the class or in the opening comment.
+#
+# Accessors are functions of one `return` that read no shared word, and what is constexpr. Destructors,
+# operators, what is defaulted or deleted, and constructors that are noexcept, are not asked for; what overrides
+# is described where it was declared first.
+
+FIXED = ("Progress:", "If the caller dies here:", "Throws:")
+SHARED_ACCESS = {"shared", "load", "store", "fetch_add", "exchange", "compare_exchange_strong", "load_shared"}
+
+
+@dataclasses.dataclass
+class Operation:
+    name: str
+    first: int  # line
+    last: int   # line
+    is_noexcept: bool
+    is_asked: bool
+    around: List[int]  # first lines of the classes that it is in
+
+
+class Declarations:
+    """Finds the functions that a header declares to the public."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.code = source.code
+        self.found: List[Operation] = []
+        self._scan(0, len(self.code), "", True, [])
+
+    def _text(self, at: int) -> str:
+        return self.code[at].text if at < len(self.code) else ""
+
+    def _after(self, at: int) -> int:
+        """Behind the bracket that opens at `at`."""
+        return self.source.match.get(at, at) + 1
+
+    def _scan(self, at: int, end: int, class_name: str, is_public: bool, around: List[int]) -> None:
+        while at < end:
+            text = self._text(at)
+            if text in ("public", "private", "protected") and self._text(at + 1) == ":":
+                is_public = text == "public"
+                at += 2
+            elif self.code[at].kind == "directive" or text in (";", "}"):
+                at += 1
+            else:
+                at = self._declaration(at, end, class_name, is_public, around)
+
+    def _declaration(self, at: int, end: int, class_name: str, is_public: bool, around: List[int]) -> int:
+        start = at
+        name_at = -1
+        is_assigned = False
+        words: Set[str] = set()
+        while at < end:
+            text = self._text(at)
+            if text == "template" and self._text(at + 1) == "<":
+                at = self._behind_angles(at + 1)
+                continue
+            if text == "[":
+                at = self._after(at)
+                continue
+            if text == ";":
+                return at + 1
+            if text == "=":
+                is_assigned = True
+            if text == "(":
+                before = self.code[at - 1]
+                is_name = before.kind == "word" and before.text not in (
+                    "alignas", "decltype", "noexcept", "requires", "static_assert", "explicit")
+                if not is_assigned and (is_name or "operator" in words):
+                    name_at = at - 1
+                    break
+                at = self._after(at)
+                continue
+            if text == "{":
+                return self._block(start, at, words, is_public, around)
+            words.add(text)
+            at += 1
+        if name_at < 0:
+            return at
+        return self._function(start, name_at, words, class_name, is_public, around)
+
+    def _behind_angles(self, at: int) -> int:
+        depth = 0
+        while at < len(self.code):
+            text = self._text(at)
+            if text == "<":
+                depth += 1
+            elif text == ">":
+                depth -= 1
+                if depth == 0:
+                    return at + 1
+            elif text == "(":
+                at = self._after(at)
+                continue
+            at += 1
+        return at
+
+    def _block(self, start: int, opening: int, words: Set[str], is_public: bool, around: List[int]) -> int:
+        closing = self.source.match.get(opening, opening)
+        if "namespace" in words:
+            if "detail" not in words and self._text(opening - 1) != "namespace":
+                self._scan(opening + 1, closing, "", True, around)
+        elif words & {"class", "struct", "union"} and "enum" not in words:
+            if is_public:
+                names = [self._text(at) for at in range(start, opening)]
+                key = next(at for at, text in enumerate(names) if text in ("class", "struct", "union"))
+                name = next((text for text in names[key + 1:] if re.match(r"[A-Za-z_]\w*$", text)
+                             and text not in ("alignas", "cache_line_bytes")), "")
+                self._scan(opening + 1, closing, name, "class" not in words,
+                           around + [self.code[start].line])
+        return closing + 1
+
+    def _function(self, start: int, name_at: int, words: Set[str], class_name: str, is_public: bool,
+                  around: List[int]) -> int:
+        at = self._after(name_at + 1)
+        after: List[str] = []
+        while at < len(self.code) and self._text(at) not in ("{", ";", ":"):
+            after.append(self._text(at))
+            at = self._after(at) if self._text(at) in ("(", "[") else at + 1
+        if self._text(at) == ":":
+            at += 1
+            while at < len(self.code):  # the members that a constructor makes
+                while self._text(at) not in ("(", "{"):
+                    at += 1
+                at = self._after(at)
+                if self._text(at) != ",":
+                    break
+        body = range(at + 1, self.source.match.get(at, at)) if self._text(at) == "{" else range(0)
+        last = self._after(at) if self._text(at) == "{" else at + 1
+        name = self._text(name_at)
+        is_accessor = ("constexpr" in words or ("const" in after and "noexcept" in after and len(body) > 0
+                       and self._text(body.start) == "return"
+                       and sum(self._text(each) == ";" for each in body) == 1
+                       and not any(self._text(each) in SHARED_ACCESS for each in body)))
+        is_own = not words & {"friend", "using", "static_assert", "operator", "~", "typedef"}
+        is_made = "default" in after or "delete" in after or "override" in after
+        is_quiet_constructor = name == class_name and "noexcept" in after
+        is_elsewhere = self._text(name_at - 1) == "::" or self._text(name_at + 2) == "*"  # a definition, or a pointer
+        if is_public and is_own and not is_elsewhere:
+            self.found.append(Operation(
+                name, self.code[start].line, self.code[last - 1].line, "noexcept" in after,
+                not (is_accessor or is_made or is_quiet_constructor), around))
+        return last
+
+
+def said_in(comment: Optional[Comment]) -> Set[str]:
+    """Which of the fixed lines a comment has. Returning something is said in other words too."""
+    if comment is None:
+        return set()
+    said = {words for words in FIXED if any(text.startswith(words) for _, text in comment.lines)}
+    if re.search(r"\b[Rr]eturns?\b|(^|\. )(Whether|How many|Names each)\b", comment.text):
+        said.add("Throws:")
+    return said
+
+
+def check_operations(repo: Repository, report: Report) -> None:
+    """Each public operation says what it does, its progress, what a death in it leaves, and how it fails."""
+    for header in repo.headers():
+        if header.path[len(HEADERS):] in NO_OPERATIONS:
+            continue
+        first_code = min((t.line for t in header.code if t.kind != "directive"), default=sys.maxsize)
+        essay: Set[str] = set()
+        for comment in header.comments:
+            if comment.first < first_code:
+                essay |= said_in(comment)
+        last = 0
+        is_described = False
+        said_of_group: Set[str] = set()
+        for operation in Declarations(header).found:
+            comment = header.comment_ending_at(operation.first - 1)
+            if last != (comment.first if comment else operation.first) - 1:
+                is_described, said_of_group = False, set()
+            is_described = is_described or comment is not None
+            said_of_group = said_of_group | said_in(comment)
+            last = operation.last
+            if not operation.is_asked:
+                continue
+            said = essay | said_of_group
+            for line in operation.around:
+                said = said | said_in(header.comment_ending_at(line - 1))
+            if not is_described:
+                report.add(header.path, operation.first, f"{operation.name}() has no comment: what it does")
+            missing = [words for words in FIXED if words not in said
+                       and not (words == "Throws:" and operation.is_noexcept)]
+            if missing:
+                report.add(header.path, operation.first, f"{operation.name}() does not say "
+                           + ", ".join(f"`{words}`" for words in missing))
+
+
 # ---- headers-essay -----------------------------------------------------------------------------------------
 
 
@@ -1234,6 +1429,7 @@ CHECKS: Dict[str, Callable[[Repository, Report], None]] = {
     "links": check_links,
     "pictures": check_pictures,
     "deaths": check_deaths,
+    "operations": check_operations,
     "headers-essay": check_headers_essay,
     "names": check_names,
 }

@@ -157,6 +157,7 @@ struct BlockSchedule {
 /// A read or a write that the kernel or a helper thread carries out while the block goes on. Owned by the block, which
 /// leaves it alone until is_done. Bytes in a pool's buffer are read and written in place.
 struct IoRequest {
+    /// What is to be done: a read, a write, or that all that was written is on its disk.
     enum class Kind : std::uint8_t { read, write, sync };
 
     Kind kind = Kind::read;
@@ -225,6 +226,7 @@ struct BindOptions {
 /// Where messages come in. A member of the block.
 class InputPort final : public detail::Waitable {
 public:
+    /// A member of `block`; the name is for people, and for the names of ports between blocks.
     explicit InputPort(Block& block, std::string name = "in");
 
     /// Pops from port `port_name` of the domain, to which other processes may push.
@@ -285,6 +287,7 @@ private:
 /// Where messages go out, to one or several edges. A member of the block.
 class OutputPort {
 public:
+    /// A member of `block`; the name is for people.
     explicit OutputPort(Block& block, std::string name = "out");
     OutputPort(const OutputPort&) = delete;
     OutputPort& operator=(const OutputPort&) = delete;
@@ -369,6 +372,7 @@ private:
 /// for each other for ever: give each a pool of its own, or edges that are smaller than the pool.
 class PoolPort final : public detail::Waitable {
 public:
+    /// A member of `block`, which allocates from `pool`.
     PoolPort(Block& block, BufferPool pool);
 
     /// A free buffer, or nothing just now.

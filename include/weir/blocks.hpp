@@ -180,6 +180,8 @@ private:
 /// Drops what comes.
 class NullSink final : public Block {
 public:
+    /// A block of that name; of the class's and a number, where it is empty.
+    /// Throws: std::bad_alloc alone.
     explicit NullSink(std::string name = {}) : Block(std::move(name)) {}
 
     InputPort in{*this, "in"};
@@ -223,6 +225,7 @@ private:
 class Filter final : public Block {
 public:
     /// `predicate` is called as bool(const BufferPtr&), or as bool(BufferPtr&). It may throw, which ends the block.
+    /// Throws: std::bad_alloc, and what copying the function throws.
     template <std::predicate<BufferPtr&> Predicate>
     explicit Filter(Predicate&& predicate, std::string name = {})
         : Block(std::move(name)), predicate_(std::forward<Predicate>(predicate)) {}
@@ -274,6 +277,8 @@ private:
 /// Counts what passes through.
 class Counter final : public Block {
 public:
+    /// A block of that name; of the class's and a number, where it is empty.
+    /// Throws: std::bad_alloc alone.
     explicit Counter(std::string name = {}) : Block(std::move(name)) {}
 
     InputPort in{*this, "in"};
@@ -290,6 +295,7 @@ private:
     detail::Tally bytes_;
 };
 
+/// The most requests in flight for a file.
 inline constexpr unsigned file_depth_max = 64;
 /// What offsets, lengths and addresses are multiples of that go around the page cache.
 inline constexpr std::size_t direct_io_bytes = 4096;
@@ -388,6 +394,7 @@ private:
 
 } // namespace detail
 
+/// How a file is read.
 struct FileSourceOptions {
     unsigned depth = 8;          ///< reads in flight, 1 to 64, where the file has places
     std::size_t chunk_bytes = 0; ///< what a message holds; 0: as much as a buffer does
@@ -444,6 +451,7 @@ private:
     bool lacks_room_ = false;
 };
 
+/// How a file is written.
 struct FileSinkOptions {
     unsigned depth = 8;            ///< writes in flight, 1 to 64, where the file has places
     bool truncate = true;          ///< a regular file given by its path is emptied at the start

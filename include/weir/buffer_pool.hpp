@@ -62,6 +62,7 @@ inline constexpr std::uint64_t buffer_bytes_max = std::uint64_t{1} << 30;
 inline constexpr unsigned references_per_line = 4;
 inline constexpr unsigned references_per_buffer_max = 12;
 
+/// How a pool is made.
 struct BufferPoolOptions {
     std::uint64_t buffer_bytes = 0;          ///< what a buffer holds, 64 B to 1 GiB
     std::uint32_t buffer_count = 0;          ///< 1 to 1,048,576
@@ -70,6 +71,8 @@ struct BufferPoolOptions {
 };
 
 /// The line of a buffer that crosses a port: the reference words and what is said about the message.
+/// Progress: wait-free, for who holds the buffer.
+/// If the caller dies here: the buffer is held by the dead, and reaping frees it. [crash: allocate, push]
 struct alignas(cache_line_bytes) BufferHeader {
     std::uint64_t references[references_per_line];
     std::uint32_t size_bytes;  ///< how much of the buffer is message
@@ -98,6 +101,7 @@ struct alignas(cache_line_bytes) BufferHeader {
 static_assert(sizeof(BufferHeader) == cache_line_bytes);
 static_assert(offsetof(BufferHeader, size_bytes) == 32);
 
+/// What the control memory begins with.
 struct BufferPoolState {
     static constexpr std::uint64_t magic_value = 0x3130'6c6f'6f70'6577; // "wepool01"
 
@@ -113,8 +117,13 @@ static_assert(sizeof(BufferPoolState) == 2 * cache_line_bytes);
 static_assert(offsetof(BufferPoolState, freed_event) == cache_line_bytes);
 
 /// One process's view of a pool; what BufferPool, BufferPtr and the ports work on.
+/// Progress: lock-free; a scan takes time proportional to the pool.
+/// If the caller dies here: a reference is its own, and reaping frees it, or it is not.
+/// [crash: allocate, allocate_contended, clone, drop]
 class BufferPoolView {
 public:
+    /// Opens a formatted pool.
+    /// Throws: misaligned, wrong_kind, truncated, corrupt.
     BufferPoolView(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership);
     /// Without payload: for who looks at the words, and takes no buffer.
     BufferPoolView(std::span<std::byte> control, const Membership& membership);
@@ -135,6 +144,7 @@ public:
     [[nodiscard]] BufferHeader& header(std::uint32_t index) const noexcept {
         return *reinterpret_cast<BufferHeader*>(headers_ + (std::size_t{index} << header_stride_log2_));
     }
+    /// A reference word of a buffer.
     [[nodiscard]] std::uint64_t& reference(std::uint32_t index, unsigned number) const noexcept {
         return reference(header(index), number);
     }
@@ -147,6 +157,7 @@ public:
         return index * stride_bytes_;
     }
 
+    /// What came of the attempt to take a buffer.
     enum class Take : std::uint8_t {
         taken,       ///< the buffer is ours, by reference 0
         not_free,    ///< reference 0 is another's
@@ -222,6 +233,7 @@ public:
     }
 
     [[nodiscard]] EventCount freed_event() const noexcept { return EventCount(state_->freed_event); }
+    /// Where a free buffer can probably be found.
     [[nodiscard]] FreeHints& hints() noexcept { return hints_; }
 
     /// What a waiting allocation does before each sleep. Set once, before the view is used.
@@ -233,6 +245,7 @@ public:
     }
 
     /// The private count of the further copies of a BufferPtr in this process.
+    /// Throws: std::bad_alloc, at the first copy in a pool.
     [[nodiscard]] std::atomic<std::uint32_t>& copy_count(std::uint32_t index, unsigned number);
 
 private:
@@ -304,6 +317,8 @@ private:
 };
 
 /// Owns one reference to a buffer, or nothing.
+/// Progress: what reads or sets what is said about the message is wait-free.
+/// If the caller dies here: it was the buffer's holder, and reaping frees its reference. [crash: clone, drop, drop_shared]
 class BufferPtr {
 public:
     BufferPtr() noexcept = default;
@@ -317,6 +332,7 @@ public:
     }
     /// A copy shares the reference; it costs no shared memory.
     /// Progress: lock-free; the first copy in a pool allocates private memory.
+    /// Throws: std::bad_alloc, at the first copy in a pool.
     /// If the caller dies here: its reference comes back by reaping, once. [crash: drop, drop_shared]
     BufferPtr(const BufferPtr& other);
     BufferPtr& operator=(const BufferPtr& other) {
@@ -356,6 +372,7 @@ public:
     }
 
     [[nodiscard]] std::uint32_t tag() const noexcept { return is_ours() ? view().header(index_).tag : 0; }
+    /// Says what the user wants to say of the message, in 32 bits.
     void set_tag(std::uint32_t tag) noexcept {
         if (is_ours()) [[likely]] {
             view().header(index_).tag = tag;
@@ -392,6 +409,7 @@ public:
     /// Where the buffer lies in its pool's payload, the same in every process.
     [[nodiscard]] std::uint64_t payload_offset_bytes() const noexcept { return view().payload_offset_bytes(index_); }
 
+    /// Exchanges what both own.
     void swap(BufferPtr& other) noexcept {
         std::swap(pool_, other.pool_);
         std::swap(index_, other.index_);
@@ -434,21 +452,29 @@ private:
 class BufferPool {
 public:
     /// The bytes of control and of payload memory that such a pool needs.
+    /// Progress: wait-free.
     /// Throws: invalid_size.
+    /// If the caller dies here: nothing is left. [crash: none, it only reckons]
     [[nodiscard]] static std::size_t control_bytes(const BufferPoolOptions& options);
     [[nodiscard]] static std::size_t payload_bytes(const BufferPoolOptions& options);
 
     /// Prepares zeroed control memory, before anyone opens it.
+    /// Progress: takes time proportional to the pool; nobody else has it yet.
     /// Throws: invalid_size, misaligned.
+    /// If the caller dies here: the memory has no valid pool in it, or it has. [crash: domain_create_pool]
     static void format(std::span<std::byte> control, const BufferPoolOptions& options);
 
     /// Gives the buffers of a formatted pool other numbers in the domain, before anyone opens it.
+    /// Progress: wait-free.
+    /// If the caller dies here: as in format(). [crash: domain_create_pool]
     static void renumber(std::span<std::byte> control, std::uint32_t first_buffer) noexcept {
         reinterpret_cast<BufferPoolState*>(control.data())->first_buffer = first_buffer;
     }
 
     /// Opens a formatted pool for one membership, in the process that will use it.
+    /// Progress: wait-free, but for the memory that it allocates.
     /// Throws: misaligned, wrong_kind, truncated, corrupt.
+    /// If the caller dies here: nothing was changed. [crash: domain_open_pool]
     BufferPool(std::span<std::byte> control, std::span<std::byte> payload, const Membership& membership)
         : view_(std::make_shared<BufferPoolView>(control, payload, membership)) {}
 
@@ -501,16 +527,22 @@ public:
     }
 
     /// As allocate(); empty where none became free in time.
+    /// Progress: blocking.
+    /// If the caller dies here: as in try_allocate(). [crash: allocate, wait_for_buffer]
     [[nodiscard]] BufferPtr allocate_for(std::chrono::nanoseconds timeout, const WaitOptions& wait = {}) noexcept {
         return allocate_until(deadline_after(timeout.count()), wait);
     }
     [[nodiscard]] BufferPtr allocate_until(DeadlineNs deadline_ns, const WaitOptions& wait = {}) noexcept;
 
     /// How many buffers have no reference in use; a snapshot that reads every header. 0 in a forked child.
+    /// Progress: wait-free, a pass over the headers.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] std::uint32_t free_count() const noexcept;
 
     /// Names each broken invariant; empty when the pool is sound. With a table, owners must be alive in it. What it names is
     /// broken whatever others do meanwhile.
+    /// Progress: wait-free, a pass over the pool.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] std::vector<std::string> check(const ProcessTable* table = nullptr) const;
 
     [[nodiscard]] BufferPoolView& view() const noexcept { return *view_; }
@@ -527,6 +559,8 @@ private:
 class PoolSource {
 public:
     /// The pool that buffer number `id` lies in, or null. From any thread.
+    /// Progress: a look; where the pool is not mapped yet, the system calls that map it.
+    /// If the caller dies here: nothing was changed. [crash: pop, domain_open_pool]
     [[nodiscard]] virtual BufferPoolView* find_pool(std::uint32_t id) noexcept = 0;
 
 protected:
@@ -538,9 +572,11 @@ protected:
 class SharedBufferAllocator {
 public:
     SharedBufferAllocator() = default;
-    explicit SharedBufferAllocator(BufferPool pool) { add(std::move(pool)); }
-
+    /// Begins with one pool; further ones are added.
+    /// Progress: wait-free, but for the memory that it allocates.
+    /// If the caller dies here: nothing is left. [crash: none, the process's own memory]
     /// Throws: other_parameters, where the pool's buffer numbers overlap another's.
+    explicit SharedBufferAllocator(BufferPool pool) { add(std::move(pool)); }
     void add(BufferPool pool);
 
     /// A free buffer of at least `bytes` bytes, resized to that: from the pool with the smallest buffers that fit, or the
@@ -568,6 +604,8 @@ public:
     }
 
     /// The pool that buffer number `id` lies in, or null.
+    /// Progress: wait-free.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] BufferPoolView* find(std::uint32_t id) const noexcept {
         for (const BufferPool& pool : pools_) {
             if (id - pool.first_buffer() < pool.buffer_count()) {

@@ -61,6 +61,7 @@
 
 namespace weir {
 
+/// How a process becomes a member.
 struct JoinOptions {
     std::string process_name = {};                  ///< for people to read; empty: the program's
     bool create = true;                             ///< false: not_found where there is no such domain
@@ -75,6 +76,7 @@ struct JoinOptions {
     std::chrono::nanoseconds timeout = std::chrono::seconds(5); ///< for others who join or leave
 };
 
+/// How a pool of a domain is made.
 struct PoolOptions {
     std::uint64_t buffer_bytes = 0;          ///< what a buffer holds, 64 B to 1 GiB
     std::uint32_t buffer_count = 0;          ///< 1 to 1,048,576; as many in all pools of the domain together
@@ -120,12 +122,14 @@ public:
     [[nodiscard]] static Domain join(std::string_view name, const JoinOptions& options = {});
 
     /// Leaves now, which otherwise the end of the last handle does.
+    /// Progress: blocking, for others who join or leave just now; within the time that join() was given.
     /// Throws: busy, where handles or copies still exist; the membership goes on.
     /// If the caller dies here: it is reaped like any other; where it was the last one, the names may stay.
     /// [crash: domain_leave, domain_leave_last]
     void leave();
 
     /// The pool `name`; made, where options are given and it is not there.
+    /// Progress: blocking, some system calls; it waits for no other process.
     /// Throws: invalid_name, invalid_size, not_found, other_parameters, table_full (pools, or buffers in the domain),
     /// no_space, no_permission, wrong_kind, wrong_layout, truncated, corrupt, used_after_fork.
     /// If the caller dies here: the pool is there, or a private segment that whoever reaps it removes.
@@ -133,12 +137,14 @@ public:
     [[nodiscard]] BufferPool pool(std::string_view name, const PoolOptions& options = {});
 
     /// The port `name`; made, where a capacity is given and it is not there. `port_id` in the options does not count.
+    /// Progress: blocking, some system calls; it waits for no other process.
     /// Throws: as pool(), and invalid_capacity.
     /// If the caller dies here: the port is there, or a private segment that whoever reaps it removes.
     /// [crash: domain_create_port, domain_open_port]
     [[nodiscard]] Port port(std::string_view name, const PortOptions& options = {});
 
     /// An end of port(name, options). Without `wait`, its waits re-check once the domain's interval.
+    /// Progress: as port().
     /// Throws: as port(), and table_full.
     /// If the caller dies here: as in port(), and as in attaching. [crash: attach]
     [[nodiscard]] Producer producer(std::string_view name, const PortOptions& options = {});
@@ -147,11 +153,15 @@ public:
     [[nodiscard]] Consumer consumer(std::string_view name, const PortOptions& options, const WaitOptions& wait);
 
     /// All pools that there are now, as one.
+    /// Progress: as pool(), for each pool that is not mapped yet.
     /// Throws: as pool().
+    /// If the caller dies here: nothing was changed. [crash: domain_open_pool]
     [[nodiscard]] SharedBufferAllocator pools();
 
     /// The names of the pools and ports, in the order in which they were made.
+    /// Progress: as pool(), for each that is not mapped yet.
     /// Throws: as pool().
+    /// If the caller dies here: nothing was changed. [crash: domain_open_pool, domain_open_port]
     [[nodiscard]] std::vector<std::string> pool_names();
     [[nodiscard]] std::vector<std::string> port_names();
 
@@ -163,25 +173,42 @@ public:
 
     /// Claims a port for this membership alone, among those who claim it too: a lock, which ends with the process or with
     /// release_claim(). False: another membership, or another claim of this one, has it. Nothing but claims is excluded.
+    /// Progress: a system call; it waits for nobody.
     /// Throws: std::system_error where the kernel has no memory for the lock.
     /// If the caller dies here: the kernel takes its claims away. [crash: none, a lock has no state beyond the kernel's]
     [[nodiscard]] bool try_claim(const Port& port);
     void release_claim(const Port& port) noexcept;
 
     /// From now on the last member that leaves leaves the names.
+    /// Progress: wait-free.
+    /// If the caller dies here: they are kept, or they are not. [crash: none, one store]
     void keep() noexcept;
 
+    /// Who is a member now, by slot: a snapshot.
+    /// Progress: a system call for each member.
+    /// Throws: used_after_fork.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] std::vector<MemberInfo> members() const;
+
+    /// Which of them this process is, and what the domain is called.
+    /// Progress: wait-free.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] const Membership& membership() const noexcept;
     [[nodiscard]] const std::string& name() const noexcept;
 
     /// What was asked for and not obtained (huge pages, say), for people to read; empty when all was.
+    /// Progress: takes a lock of this process.
+    /// Throws: used_after_fork.
+    /// If the caller dies here: nothing is left. [crash: none, the process's own memory]
     [[nodiscard]] std::string notes() const;
 
     /// Names each broken invariant of the domain; empty when it is sound. Who looks from outside has a DomainObserver.
+    /// Progress: as pools(); takes time proportional to the cells and words.
     /// Throws: as pool().
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] std::vector<std::string> check(DomainCensus* census = nullptr, CheckMode mode = CheckMode::quiet);
 
+    /// Whose domain it is, and how long to wait.
     struct ReapOptions {
         std::optional<uid_t> user = {};
         std::chrono::nanoseconds timeout = std::chrono::seconds(5); ///< for others who join or leave
@@ -189,8 +216,10 @@ public:
     /// As reap(), for who is no member: it is none meanwhile, so that the domain stays as it is, live or with nobody in it.
     /// Throws: as join() with create = false, but for table_full; what cannot be reaped is in the report.
     /// If the caller dies here: whoever joins next does what is left. [crash: domain_reap_outside]
+    /// Progress: blocking, until options.timeout, for others who join or leave just now.
     static ReapReport reap(std::string_view name, const ReapOptions& options);
 
+    /// Whose domain it is, and what goes with it.
     struct RemoveOptions {
         std::optional<uid_t> user = {};
         bool force = false;     ///< also while it has members, which go on with what they have mapped
@@ -203,6 +232,7 @@ public:
     /// Throws: invalid_name, busy (it has live members, or is just joined or left), no_permission.
     /// If the caller dies here: some of the names are gone; the next join or remove() takes the rest.
     /// [crash: domain_remove, domain_remove_forced]
+    /// Progress: blocking, until options.timeout, for others who join or leave just now.
     static bool remove(std::string_view name, const RemoveOptions& options);
     static bool remove(std::string_view name) { return remove(name, {}); }
 
@@ -219,7 +249,9 @@ private:
 /// Notices at once when a peer's process ends, where the kernel tells: a hint to look at its lock, as the re-check is.
 class PeerWatch {
 public:
+    /// Progress: some system calls; it waits for nobody.
     /// Throws: std::system_error (no descriptor left).
+    /// If the caller dies here: the kernel takes its descriptors away. [crash: none, the process's own descriptors]
     explicit PeerWatch(const Domain& domain);
     PeerWatch(const PeerWatch&) = delete;
     PeerWatch& operator=(const PeerWatch&) = delete;
@@ -231,10 +263,13 @@ public:
     /// Looks for newcomers to watch, and reaps where a peer has ended. Call it when the descriptor is readable, and once in
     /// a while.
     /// Progress: a few system calls for each newcomer; reaping takes time proportional to the cells and words.
+    /// Throws: used_after_fork; std::bad_alloc.
     /// If the caller dies here: as in Domain::reap(). [crash: domain_reap]
     ReapReport handle();
 
     /// How many peers are watched; others live in another PID namespace.
+    /// Progress: wait-free.
+    /// If the caller dies here: nothing is left. [crash: none, the process's own memory]
     [[nodiscard]] std::size_t watched_count() const noexcept;
 
 private:

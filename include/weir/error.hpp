@@ -20,6 +20,7 @@
 
 namespace weir {
 
+/// Why something failed, one value for each cause.
 enum class errc {
     invalid_capacity = 1, ///< not a power of two, or out of bounds
     invalid_size,         ///< zero, too large, or the memory given is too small for it

@@ -51,6 +51,8 @@ public:
     void sleep(std::uint32_t key, DeadlineNs deadline_ns) noexcept { futex_wait(*word_, key, deadline_ns); }
 
     /// Whether somebody waits, or was killed while it did; looked at after the publication, as in notify().
+    /// Progress: wait-free.
+    /// If the caller dies here: nothing was changed. [crash: notify]
     [[nodiscard]] bool has_waiters() const noexcept {
         // (4) seq_cst: looks for waiters after the publication; pairs with (1), and (6), (7) in reference.hpp
         return (shared(*word_).load(std::memory_order_seq_cst) & waiting_bit) != 0;
@@ -98,6 +100,9 @@ struct WaitOptions {
 /// re-check interval.
 class Recheck {
 public:
+    /// Looks for the dead, if it is time to, and gives back what they held.
+    /// Progress: a look at a clock, mostly; reaping takes time proportional to the cells and words.
+    /// If the caller dies here: another member does it an interval later. [crash: recheck]
     virtual void recheck() noexcept = 0;
 
 protected:

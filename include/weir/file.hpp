@@ -11,7 +11,8 @@
 //     shared_by_group.mode = 0660;
 //
 // anything || anything: yes.
-// Progress: wait-free. A process that dies here leaves nothing behind. [crash: none, changes nothing]
+// Progress: wait-free.
+// If the caller dies here: nothing is left. [crash: none, changes nothing]
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,7 @@
 //
 // capture() || capture() || is_foreign(): yes, also while another thread forks.
 // Progress: is_foreign() is wait-free; the first capture() of a process maps one page.
-// Nothing here is shared with other processes: who dies leaves nothing behind.
+// If the caller dies here: nothing is left, as nothing here is shared. [crash: none, the process's own memory]
 // Source: the kernel's flag was made for random number generators, whose state a child must not repeat.
 #pragma once
 
@@ -25,6 +25,7 @@
 
 namespace weir {
 
+/// Which process made a handle.
 class ForkStamp {
 public:
     /// The stamp of no process: never foreign.

@@ -41,6 +41,7 @@ namespace detail {
 [[gnu::visibility("default")]] inline thread_local char thread_token = 0;
 } // namespace detail
 
+/// One process's view of the hints of a pool.
 class FreeHints {
 public:
     static constexpr unsigned lanes_per_slot = 4;
@@ -103,6 +104,7 @@ public:
 
     static constexpr std::uint32_t none = ~std::uint32_t{0};
 
+    /// Does nothing with a candidate that is looked at next.
     struct ExpectNothing {
         void operator()(std::uint32_t) const noexcept {}
     };

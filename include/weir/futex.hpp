@@ -16,6 +16,7 @@
 //
 // wait || wake: yes; replace_futex_ops || anything: no.
 // Progress: futex_wait blocks, until woken or the deadline; futex_wake and monotonic_ns are wait-free.
+// If the caller dies here: nothing is left but sleepers that were not told, and look again by themselves. [crash: wait, notify]
 #pragma once
 
 #include <cstdint>

@@ -55,15 +55,19 @@ struct DomainName {
 };
 
 /// The domains that have files in `folder`, sorted by user and name.
+/// Progress: some system calls; it waits for nobody.
 /// Throws: not_found, no_permission (the folder).
+/// If the caller dies here: nothing is shared. [crash: none, it only reads]
 [[nodiscard]] std::vector<DomainName> list_domains(const std::string& folder = std::string(shared_memory_folder));
 
+/// Whether a member lives, as far as can be seen.
 enum class MemberLife : std::uint8_t {
     alive,   ///< its lock is held
     dead,    ///< its lock is free, and nobody has reaped it yet
     unknown, ///< these are copies, or the lock cannot be looked at
 };
 
+/// A member, as its records and its lock tell.
 struct ObservedMember {
     std::uint8_t slot = 0;
     std::uint64_t incarnation = 0;
@@ -80,6 +84,7 @@ struct ObservedHolder {
     std::uint32_t queued_count = 0; ///< pushed by it, and still in ports
 };
 
+/// A pool, and who holds what of it.
 struct ObservedPool {
     std::string name;
     BufferPoolOptions options;
@@ -90,6 +95,7 @@ struct ObservedPool {
     std::vector<ObservedHolder> holders; ///< by slot
 };
 
+/// One end of a port.
 struct ObservedEnd {
     bool was_attached = false; ///< ever
     StreamEnd state =
@@ -99,6 +105,7 @@ struct ObservedEnd {
     std::vector<PortHandles> handles; ///< of who is attached, by slot
 };
 
+/// A port, and who is attached to it.
 struct ObservedPort {
     std::string name;
     PortOptions options;
@@ -108,6 +115,7 @@ struct ObservedPort {
     ObservedEnd consumers;
 };
 
+/// What there is in a domain.
 struct DomainSnapshot {
     std::string name;
     uid_t user = 0;
@@ -123,14 +131,18 @@ struct DomainSnapshot {
     std::vector<std::string> notes; ///< what could not be looked at, and why
 };
 
+/// Looks at one domain.
 class DomainObserver {
 public:
+    /// Where its files are.
     struct Options {
         std::optional<uid_t> user = {};                         ///< whose domain; this process's user unless given
         std::string folder = std::string(shared_memory_folder); ///< or one with copies of its files
     };
 
+    /// Progress: some system calls; it waits for nobody.
     /// Throws: invalid_name, not_found, no_permission, wrong_kind, wrong_layout, truncated, corrupt.
+    /// If the caller dies here: nothing is shared. [crash: none, it only reads]
     explicit DomainObserver(std::string_view name, const Options& options);
     explicit DomainObserver(std::string_view name) : DomainObserver(name, Options()) {}
     DomainObserver(DomainObserver&&) noexcept;
@@ -140,6 +152,7 @@ public:
     /// What there is now. Without `counts_buffers`, it does not read the pools' words, which takes time proportional to
     /// the buffers, and leaves the pools' counts 0. Pools and ports that cannot be opened are named in the notes.
     /// Progress: a few system calls for each new pool and port, one for each member; waits for nobody.
+    /// Throws: std::bad_alloc; what cannot be opened is in the notes.
     /// If the caller dies here: nothing is shared. [crash: none, it only reads]
     [[nodiscard]] DomainSnapshot look(bool counts_buffers = true);
 
@@ -150,6 +163,8 @@ public:
     [[nodiscard]] std::vector<std::string> check(DomainCensus* census = nullptr, CheckMode mode = CheckMode::live);
 
     /// Whether the name still is this domain's: false when its last member left, or it was removed. Copies are.
+    /// Progress: a system call; it waits for nobody.
+    /// If the caller dies here: nothing is shared. [crash: none, it only reads]
     [[nodiscard]] bool is_current() const noexcept;
 
 private:

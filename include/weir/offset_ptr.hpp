@@ -26,10 +26,12 @@
 
 namespace weir {
 
+/// A pointer to something in the same mapping.
 template <class T>
 class OffsetPtr {
 public:
     OffsetPtr() noexcept = default;
+    /// They point at their target, and where that is null, at nothing; a copy points at the same.
     OffsetPtr(T* target) noexcept { set(target); }
     OffsetPtr(const OffsetPtr& other) noexcept { set(other.get()); }
     OffsetPtr& operator=(const OffsetPtr& other) noexcept {

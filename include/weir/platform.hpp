@@ -116,6 +116,7 @@ namespace detail {
 #if defined(NDEBUG)
 #define WEIR_ASSERT(condition, rule) static_cast<void>(0)
 #else
+/// Ends the process and names the rule, where a program breaks one; nothing with NDEBUG.
 #define WEIR_ASSERT(condition, rule)                                                                                   \
     (__builtin_expect(static_cast<bool>(condition), 1) ? static_cast<void>(0)                                          \
                                                        : ::weir::detail::assertion_failed(rule, __FILE__, __LINE__))

@@ -65,16 +65,22 @@
 
 namespace weir {
 
+/// What a push into a full port does.
 enum class WhenFull : std::uint8_t { wait, refuse, drop_oldest };
+/// What a push does where the last consumer is gone.
 enum class WhenUnconsumed : std::uint8_t { close, fill };
+/// What a push came to.
 enum class PushResult : std::uint8_t { ok, full, closed, failed };
+/// Whether a stream goes on, and where not, why.
 enum class StreamEnd : std::uint8_t {
     open,   ///< there is a producer, or a message, or there was no producer yet
     closed, ///< the last producer closed its end
     died    ///< the last producer died
 };
+/// The two ends of a port.
 enum class PortEnd : std::uint8_t { producer = 0, consumer = 1 };
 
+/// How a port is made.
 struct PortOptions {
     std::uint32_t capacity = 0; ///< messages, a power of two, 2 to 65,536
     std::uint32_t port_id = 0;  ///< its number in the domain, below 1,024
@@ -103,6 +109,7 @@ struct PortHandles {
     PortCounters counters;          ///< of lines of its own; they go on from who had the lines before
 };
 
+/// Where one handle counts.
 struct alignas(cache_line_bytes) PortCounterLine {
     std::uint64_t owner;     ///< 0: nobody's; else incarnation << 9 | slot << 1 | 1
     std::uint64_t counts[7]; ///< in the order of PortCounters
@@ -112,6 +119,7 @@ static_assert(sizeof(PortCounters) == sizeof(PortCounterLine::counts));
 
 inline constexpr unsigned port_counter_line_count = 32;
 
+/// What lies in shared memory in front of the ring.
 struct PortState {
     static constexpr std::uint64_t magic_value = 0x3130'7472'6f70'6577; // "weport01"
 
@@ -136,9 +144,12 @@ static_assert(sizeof(PortState::End) == cache_line_bytes);
 static_assert(sizeof(PortState) % cache_line_bytes == 0);
 
 /// One process's view of a port; what its producers and consumers work on.
+/// Progress: lock-free, as Producer's and Consumer's operations, whose parts these are; what only looks is wait-free.
+/// If the caller dies here: as there. [crash: push, pop, pop_behind_claim, attach, detach]
 class PortView {
 public:
     /// `recheck` is what a handle that waits does before each sleep. Both outlive the view.
+    /// Throws: misaligned, wrong_kind, truncated, corrupt, not_a_member.
     PortView(std::span<std::byte> memory, const Membership& membership, PoolSource& pools, Recheck* recheck = nullptr);
 
     /// Whether a parent process made this view.
@@ -147,6 +158,7 @@ public:
     [[nodiscard]] const PortOptions& options() const noexcept { return options_; }
     [[nodiscard]] const Membership& membership() const noexcept { return membership_; }
     [[nodiscard]] PortState& state() const noexcept { return *state_; }
+    /// The ring of messages.
     [[nodiscard]] Ring& ring() noexcept { return ring_; }
     [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
     /// What `end` sleeps on.
@@ -208,6 +220,7 @@ public:
         return (pool.first_buffer() + index) << (reference_bits + generation_bits) | reference << generation_bits;
     }
 
+    /// Why a push or a pop failed.
     struct Failure {
         errc cause{};
         const char* field = "";
@@ -334,6 +347,7 @@ public:
                    : result;
     }
 
+    /// How often `end` was attached to or left: when it has moved, a look at the members is worth it.
     [[nodiscard]] std::uint32_t changes(PortEnd end) const noexcept {
         // relaxed: a hint to look at the members
         return shared(changes_word(end)).load(std::memory_order_relaxed);
@@ -402,15 +416,21 @@ class Port {
 public:
     /// The bytes of shared memory that a port needs.
     /// Throws: invalid_capacity.
+    /// Progress: wait-free.
+    /// If the caller dies here: nothing is left. [crash: none, it only reckons]
     [[nodiscard]] static std::size_t bytes(const PortOptions& options);
 
     /// Prepares zeroed memory, before anyone opens it.
+    /// Progress: wait-free; nobody else has it yet.
     /// Throws: invalid_capacity, invalid_size, misaligned.
+    /// If the caller dies here: the memory has no valid port in it, or it has. [crash: domain_create_port]
     static void format(std::span<std::byte> memory, const PortOptions& options);
 
     /// Opens a formatted port for one membership, in the process that will use it; `buffers` are the pools whose buffers
     /// may come along.
+    /// Progress: wait-free, but for the memory that it allocates.
     /// Throws: misaligned, wrong_kind, truncated, corrupt, not_a_member, used_after_fork: a pool is the parent process's.
+    /// If the caller dies here: nothing was changed. [crash: domain_open_port]
     Port(std::span<std::byte> memory, const Membership& membership, SharedBufferAllocator buffers);
 
     /// A further handle on a view that somebody owns.
@@ -424,6 +444,8 @@ public:
     }
 
     /// Names each broken invariant; empty when it is sound. What it names is broken whatever others do meanwhile.
+    /// Progress: wait-free, a pass over the cells and members.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] std::vector<std::string> check() const;
 
     [[nodiscard]] const std::shared_ptr<PortView>& view() const noexcept { return view_; }
@@ -490,6 +512,7 @@ private:
 /// One thread's handle for pushing. Its destructor closes the end.
 class Producer {
 public:
+    /// Progress: lock-free, a pass over the counter lines.
     /// Throws: not_a_member, table_full, used_after_fork.
     /// If the caller dies here: the port has a producer that is dead, or it has not; reaping settles it. [crash: attach]
     explicit Producer(const Port& port, const WaitOptions& wait = {});
@@ -554,6 +577,8 @@ public:
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
 
     /// For who sleeps on several ports at once: the port, and that a sleep is counted.
+    /// Progress: wait-free.
+    /// If the caller dies here: a sleep is counted, or it is not. [crash: wait_for_room]
     [[nodiscard]] const std::shared_ptr<PortView>& view() const noexcept { return port_; }
     void count_wait() noexcept { counter_.add(&PortCounters::waits, 1); }
 
@@ -591,6 +616,7 @@ private:
 /// One thread's handle for popping. Its destructor closes the end.
 class Consumer {
 public:
+    /// Progress: lock-free, a pass over the counter lines.
     /// Throws: not_a_member, table_full, used_after_fork.
     /// If the caller dies here: the port has a consumer that is dead, or it has not; reaping settles it. [crash: attach]
     explicit Consumer(const Port& port, const WaitOptions& wait = {});
@@ -693,6 +719,8 @@ public:
     [[nodiscard]] const char* last_error_field() const noexcept { return failure_.field; }
 
     /// As a Producer's.
+    /// Progress: wait-free.
+    /// If the caller dies here: a sleep is counted, or it is not. [crash: wait]
     [[nodiscard]] const std::shared_ptr<PortView>& view() const noexcept { return port_; }
     void count_wait() noexcept { counter_.add(&PortCounters::waits, 1); }
 

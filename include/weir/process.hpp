@@ -67,6 +67,7 @@ public:
     /// Throws: std::system_error where the kernel has no memory for the lock.
     [[nodiscard]] bool try_lock(std::uint64_t byte);
 
+    /// Gives the byte's lock back, if this descriptor has it.
     void unlock(std::uint64_t byte) noexcept;
 
     /// Whether another descriptor, of this process or another, holds the byte's lock. Whatever is not certain is true: a

@@ -29,6 +29,7 @@
 
 namespace weir {
 
+/// What lies in shared memory: {incarnation 48, alive 1} for each slot.
 struct ProcessTableState {
     std::uint64_t entries[process_slot_count];
 };
@@ -43,6 +44,7 @@ public:
 
     /// Views `memory` (aligned to a cache line, at least bytes(); zeroed when the table is new).
     /// Throws: misaligned, invalid_size.
+    /// If the caller dies here: nothing is left. [crash: none, it only looks]
     explicit ProcessTable(std::span<std::byte> memory);
 
     /// Takes a free slot.
@@ -61,10 +63,14 @@ public:
         return load_entry(slot) == alive_entry(incarnation);
     }
 
+    /// What a slot's word says.
     struct Entry {
         std::uint64_t incarnation;
         bool alive;
     };
+    /// The slot's owner, or who was it last.
+    /// Progress: wait-free.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] Entry entry(std::uint8_t slot) const noexcept {
         const std::uint64_t word = load_entry(slot);
         return {word >> 1, (word & 1) != 0};
@@ -72,6 +78,8 @@ public:
 
     /// The last step of reaping (C) and of leaving: {ALIVE, incarnation} -> {FREE, incarnation + 1}. False: another
     /// reaper was faster.
+    /// Progress: wait-free.
+    /// If the caller dies here: the entry is ended or it is not; another reaper does it again. [crash: leave, reap_one]
     bool end(std::uint8_t slot, std::uint64_t incarnation) noexcept {
         std::uint64_t expected = alive_entry(incarnation);
         // (1) seq_cst, on failure acquire: the slot's next owner comes after all that was reaped, and the waiters' bits
@@ -83,6 +91,8 @@ public:
     }
 
     /// Names each broken invariant; empty when the table is sound.
+    /// Progress: wait-free, a pass over the slots.
+    /// If the caller dies here: nothing was changed. [crash: none, it only reads]
     [[nodiscard]] std::vector<std::string> check() const;
 
 private:

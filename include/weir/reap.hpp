@@ -50,12 +50,14 @@ struct ReapResult {
 /// number of its own: where a cell names a buffer of another pool, or a reference of the dead another port, nothing is
 /// freed (reap_incomplete); where two ports have one number, neither (other_parameters), nor in a forked child with
 /// pools or ports that its parent opened (used_after_fork).
+/// Returns: what it did, and why nothing, if so. Throws: std::bad_alloc alone.
 /// Progress: lock-free.
 /// If the caller dies here: another reaper does what is left. [crash: reap_one, reap_two, reap_killed_reaper]
 [[nodiscard]] ReapResult reap(const Membership& dead, const SharedBufferAllocator& buffers,
                               std::span<const Port> ports);
 
 /// Ends one's own membership: gives back whatever it still holds, and frees its slot. Its handles must be gone.
+/// Returns: as reap(). Throws: std::bad_alloc alone.
 /// Progress: lock-free.
 /// If the caller dies here: it is reaped like any other. [crash: leave]
 ReapResult leave(const Membership& membership, const SharedBufferAllocator& buffers, std::span<const Port> ports);

@@ -40,6 +40,7 @@ inline constexpr unsigned process_slot_count = 256;
 inline constexpr unsigned port_id_count = 1024;
 inline constexpr std::uint64_t incarnation_mask = (std::uint64_t{1} << 48) - 1;
 
+/// In which of three ways a reference is somebody's.
 enum class ReferenceState : std::uint8_t { free = 0, held = 1, queued = 2 };
 
 /// Who owns a reference: the bits of a word that name a process slot and the low bits of its incarnation.
@@ -73,6 +74,7 @@ private:
 inline constexpr unsigned reference_port_shift = 11;
 inline constexpr unsigned reference_generation_shift = 32;
 
+/// What a word says: its state, whether that is FREE, the port that it is or was queued in, and its generation.
 [[nodiscard]] constexpr ReferenceState reference_state(std::uint64_t word) noexcept {
     return static_cast<ReferenceState>(word & 7);
 }
@@ -98,6 +100,7 @@ static_assert(reference_state(next_reference(0, ReferenceState::queued, Owner(25
               ReferenceState::queued);
 static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceState::free, Owner(), 0)) == 0);
 
+/// The word as it is now.
 [[nodiscard]] inline std::uint64_t load_reference(const std::uint64_t& word) noexcept {
     // (1) seq_cst: whoever sees a transition sees all that its maker did before it; and a waiting allocation that set
     // the waiters' bit does not look here before that; pairs with (2), (3), (4), (5), (6), (7), and (1) in
@@ -105,6 +108,7 @@ static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceSt
     return shared(word).load(std::memory_order_seq_cst);
 }
 
+/// FREE -> HELD(me), for who takes a buffer or a further reference of one. False: the word is not `seen` any more.
 [[nodiscard]] inline bool try_hold(std::uint64_t& word, std::uint64_t seen, Owner me) noexcept {
     // (2) acq_rel, on failure acquire: what the last holder did with the buffer is over before ours begins; pairs with
     // (1), (3), (6), (7)
@@ -112,6 +116,7 @@ static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceSt
                                                 std::memory_order_acq_rel, std::memory_order_acquire);
 }
 
+/// QUEUED -> HELD(me), for who pops. False: another was faster.
 [[nodiscard]] inline bool try_claim(std::uint64_t& word, std::uint64_t seen, Owner me) noexcept {
     // (3) acq_rel, on failure acquire: the message's bytes are there, and a loser clears a cell that was claimed before;
     // pairs with (1), (2), (4)
@@ -132,6 +137,7 @@ inline std::uint64_t set_queued(std::uint64_t& word, Owner me, unsigned port) no
     return queued;
 }
 
+/// QUEUED(me) -> HELD(me), for who queued it and found no room.
 inline void set_held(std::uint64_t& word, Owner me) noexcept {
     // relaxed: the word is ours alone, no cell names it
     const std::uint64_t before = shared(word).load(std::memory_order_relaxed);

@@ -76,6 +76,7 @@ static_assert(SegmentKey::hash_of(SegmentKey{255, 77, 65'535}.word(1234)) == 123
 
 /// What a domain's files in shared memory are called. The user is part of each name, so that two users' domains of one
 /// name never meet.
+/// Throws: invalid_name (the constructor); else std::bad_alloc alone.
 class DomainNames {
 public:
     /// What the files of all domains begin with.
@@ -99,6 +100,7 @@ public:
         std::uint64_t registry_id;
         SegmentKey key;
     };
+    /// The numbers in such a name.
     [[nodiscard]] std::optional<Parsed> parse(std::string_view name) const;
 
     /// What all of its names begin with, and no other domain's.
@@ -124,6 +126,7 @@ struct alignas(cache_line_bytes) MemberRecord {
 };
 static_assert(sizeof(MemberRecord) == 2 * cache_line_bytes);
 
+/// What lies in shared memory.
 struct RegistryState {
     std::uint64_t id;   ///< random, never 0: tells successive registries of one name apart
     std::uint64_t kept; ///< 1: the last member that leaves leaves the names
@@ -189,6 +192,7 @@ public:
     explicit Registry(std::span<std::byte> memory);
 
     [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
+    /// Who is a member.
     [[nodiscard]] ProcessTable& processes() noexcept { return processes_; }
     [[nodiscard]] const ProcessTable& processes() const noexcept { return processes_; }
     [[nodiscard]] Directory pools() const noexcept { return Directory(state_->pools); }
@@ -198,8 +202,10 @@ public:
     [[nodiscard]] MemberRecord& record(std::uint8_t slot) const noexcept { return state_->records[slot]; }
 
     /// What its record says of the member, for people to read.
+    /// Throws: std::bad_alloc alone.
     [[nodiscard]] ProcessInfo process(std::uint8_t slot) const;
 
+    /// Whether the last member that leaves leaves the names; keep() says so from now on.
     [[nodiscard]] bool is_kept() const noexcept {
         // relaxed: set before its setter was a member, and read under the domain's lock, which both took
         return shared(state_->kept).load(std::memory_order_relaxed) != 0;

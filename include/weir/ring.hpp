@@ -67,6 +67,7 @@ inline constexpr std::uint32_t ring_value_max = (std::uint32_t{1} << ring_value_
 inline constexpr std::uint32_t ring_capacity_min = 2;
 inline constexpr std::uint32_t ring_capacity_max = 65'536;
 
+/// What an operation on a ring came to.
 enum class RingStatus : std::uint8_t { ok, full, empty, corrupt };
 
 /// What lies in shared memory in front of the cells.
@@ -99,6 +100,7 @@ public:
         return (cell >> ring_value_bits & 1) != 0;
     }
 
+    /// The cell of `position` as it is now.
     [[nodiscard]] std::uint64_t load_cell(std::uint64_t position) const noexcept {
         // (1) seq_cst: what was written before the cell changed is seen, the message's bytes or the taker's last use;
         // and who is about to sleep looks here after it set the waiters' bit; pairs with (2), (3), (7), (8), (9), (10), and (1) in
@@ -540,6 +542,7 @@ private:
     bool is_far_ = false; ///< there were values for long
 };
 
+/// Handles on ends that others may use too, and on ends that are one handle's own.
 using RingProducer = BasicRingProducer<RingEnd::shared>;
 using RingConsumer = BasicRingConsumer<RingEnd::shared>;
 using ExclusiveRingProducer = BasicRingProducer<RingEnd::exclusive>;

@@ -70,8 +70,10 @@ namespace weir {
 /// How workers sleep.
 enum class WaitPath : std::uint8_t { automatic, io_uring, futex_waitv, recheck };
 
+/// As WEIR_WAIT_PATH spells it.
 [[nodiscard]] std::string_view to_string(WaitPath path) noexcept;
 
+/// How a scheduler runs its blocks.
 struct SchedulerOptions {
     std::string name = {};                    ///< in the names of its edges' ports; empty: the process's name
     unsigned worker_count = 1;                ///< threads, 1 to 256
@@ -82,6 +84,7 @@ struct SchedulerOptions {
     bool fixed_buffers = true; ///< io_uring: registers pools that requests read or write
 };
 
+/// How a port between two blocks is made.
 struct EdgeOptions {
     std::uint32_t capacity = 64; ///< messages, a power of two, 2 to 65,536
     WhenFull when_full = WhenFull::wait;
@@ -102,6 +105,8 @@ struct SchedulerCounters {
 /// A block has thrown; what() names the block, and the block's exception is nested.
 class BlockError : public std::runtime_error {
 public:
+    /// `what` is what the block's exception says.
+    /// Throws: std::bad_alloc alone.
     BlockError(const std::string& block_name, const std::string& what)
         : std::runtime_error("block " + block_name + ": " + what), block_name_(block_name) {}
     [[nodiscard]] const std::string& block_name() const noexcept { return block_name_; }
@@ -110,6 +115,7 @@ private:
     std::string block_name_;
 };
 
+/// Runs blocks in threads, until all have ended.
 class Scheduler {
 public:
     /// Throws: invalid_size (worker_count), invalid_name, used_after_fork, not_a_member; std::invalid_argument where
@@ -120,7 +126,8 @@ public:
     /// Stops at once. What is queued in its edges is dropped; what is queued in bound ports stays.
     ~Scheduler();
 
-    /// Makes a block.
+    /// Makes a block. Throws what its constructor throws.
+    /// Throws: std::logic_error after the first start; used_after_fork.
     template <class MadeBlock, class... Arguments>
     MadeBlock& add(Arguments&&... arguments) {
         static_assert(std::is_base_of_v<Block, MadeBlock>, "a scheduler runs blocks");
@@ -129,6 +136,8 @@ public:
         adopt(std::move(block));
         return made;
     }
+    /// As add(), for a block that is made already.
+    /// Throws: as add().
     void adopt(std::unique_ptr<Block> block);
 
     /// What `from` pushes goes to `to`, by the port of `to`. The first edge of an input decides its port's options; an
@@ -141,6 +150,7 @@ public:
     void assign(Block& block, unsigned worker_number);
 
     /// start() and wait().
+    /// Throws: as these.
     void run();
 
     /// Opens the ports, and starts the workers. After stop() it goes on where it was.
@@ -159,11 +169,13 @@ public:
     /// what blocks of this scheduler push to them. The rest goes on until all blocks have ended.
     void drain() noexcept;
 
+    /// Whether any worker runs: a snapshot.
     [[nodiscard]] bool is_running() const noexcept;
     /// The path that was taken; automatic before start().
     [[nodiscard]] WaitPath wait_path() const noexcept;
     [[nodiscard]] SchedulerCounters counters() const noexcept;
     /// What was wished for and not obtained (a wait path, fixed buffers), for people to read; empty when all was.
+    /// Throws: std::bad_alloc alone.
     [[nodiscard]] std::string notes() const;
     [[nodiscard]] const std::string& name() const noexcept;
 

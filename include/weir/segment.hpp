@@ -22,7 +22,8 @@
 //
 // anything || anything: yes, on different objects.
 // Progress: blocking, for set-up alone.
-// If the creator dies inside, a name without a valid header is left; remove() takes it away.
+// If the caller dies here: a creator leaves a name without a valid header, which remove() takes away; else the name is
+// there, or moved, or it is not. [crash: domain_join_first, domain_create_pool, domain_remove]
 #pragma once
 
 #include <weir/error.hpp>
@@ -48,6 +49,7 @@ inline constexpr std::string_view shared_memory_folder = "/dev/shm";
 inline constexpr std::size_t name_length_max = 64;          ///< of a domain, pool, port or process
 inline constexpr std::size_t segment_name_length_max = 200; ///< of a segment: made of several such names
 
+/// What lies in a segment.
 enum class SegmentKind : std::uint32_t {
     untyped = 0, ///< private to who made it
     registry = 1,
@@ -56,8 +58,10 @@ enum class SegmentKind : std::uint32_t {
     port = 4,
 };
 
+/// The kind, for people to read.
 [[nodiscard]] std::string_view name_of(SegmentKind kind) noexcept;
 
+/// What a named segment begins with, in a page of its own.
 struct SegmentHeader {
     std::uint64_t magic;
     std::uint32_t layout_version;
@@ -71,6 +75,7 @@ struct SegmentHeader {
 };
 
 inline constexpr std::uint64_t segment_magic = 0x3130'7365'6769'6577; // "wieges01" on little-endian machines
+/// Which layout of shared memory this is; segments of another are refused.
 inline constexpr std::uint32_t layout_version = 2;
 inline constexpr std::size_t segment_header_bytes = 4096;
 static_assert(sizeof(SegmentHeader) == segment_header_bytes);
@@ -94,10 +99,13 @@ static_assert(offsetof(SegmentHeader, layout_version) == 8 && offsetof(SegmentHe
 /// Throws: invalid_name.
 void check_name(std::string_view what, std::string_view name);
 
+/// Whom a segment belongs to.
 using SegmentOwner = FileOwner;
 
+/// How a segment is mapped.
 enum class SegmentAccess { read_write, read_only };
 
+/// How a segment is made.
 struct SegmentOptions {
     SegmentKind kind = SegmentKind::untyped;
     std::uint64_t parameters_hash = 0;
@@ -120,6 +128,7 @@ struct SegmentExpectation {
 /// Owns one mapping of shared memory.
 class Segment {
 public:
+    /// How it is mapped.
     using Access = SegmentAccess;
 
     /// Zeroed memory that children share after fork(). `bytes` is rounded up to whole pages.
