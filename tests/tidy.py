@@ -1295,8 +1295,9 @@ class Declarations:
             if is_public:
                 names = [self._text(at) for at in range(start, opening)]
                 key = next(at for at, text in enumerate(names) if text in ("class", "struct", "union"))
-                name = next((text for text in names[key + 1:] if re.match(r"[A-Za-z_]\w*$", text)
-                             and text not in ("alignas", "cache_line_bytes")), "")
+                before_bases = names[key + 1:names.index(":") if ":" in names else len(names)]
+                name = next((text for text in reversed(before_bases)
+                             if re.match(r"[A-Za-z_]\w*$", text) and text != "final"), "")
                 self._scan(opening + 1, closing, name, "class" not in words,
                            around + [self.code[start].line])
         return closing + 1
