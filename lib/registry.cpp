@@ -60,13 +60,15 @@ std::optional<DomainNames> DomainNames::of(std::string_view file) {
     if (!file.starts_with(common_prefix)) {
         return std::nullopt;
     }
-    file.remove_prefix(common_prefix.size());
+    std::string_view rest = file.substr(common_prefix.size());
     uid_t user = 0;
-    if (!read_number(file, '+', 10, user) || file.find('+') == std::string_view::npos) {
+    if (!read_number(rest, '+', 10, user) || rest.find('+') == std::string_view::npos) {
         return std::nullopt;
     }
     try {
-        return DomainNames(user, file.substr(0, file.find('+')));
+        DomainNames names(user, rest.substr(0, rest.find('+')));
+        // A number can be written in other ways than ours, with zeroes in front say.
+        return file.starts_with(names.prefix()) ? std::optional(std::move(names)) : std::nullopt;
     } catch (const std::system_error&) {
         return std::nullopt; // no domain is called so
     }

@@ -23,7 +23,7 @@ Ring::Ring(std::span<std::byte> memory, std::uint32_t capacity) {
     capacity_log2_ = static_cast<unsigned>(std::countr_zero(capacity));
 }
 
-RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) noexcept {
+RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) const noexcept {
     const std::uint64_t hint = load_hint(state_->head_hint);
     if (later(position, hint) != position) {
         position = hint;
@@ -47,12 +47,11 @@ RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) noexc
 
 std::uint64_t Ring::depth() const noexcept {
     const std::uint64_t capacity = mask_ + 1;
+    // The hint may lie several laps of a small ring behind.
     std::uint64_t head = head_hint();
-    for (std::uint64_t step = 0; step < capacity; ++step) {
-        if (turns_ahead(load_cell(head), empty_cell(head) | filled_bit) <= 0) {
-            break;
-        }
-        ++head;
+    std::uint64_t cell = load_cell(head);
+    if (search_item(head, cell) != RingStatus::ok) {
+        return 0;
     }
     std::uint64_t tail = later(head, tail_hint());
     while (tail - head < capacity && is_item_of(tail, load_cell(tail))) {

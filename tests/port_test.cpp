@@ -596,6 +596,25 @@ TEST_CASE("one buffer goes to as many ports as it has references, and no further
     CHECK(fixture.check() == "");
 }
 
+TEST_CASE("a buffer that was taken away from its holder is not pushed, and the error says how") {
+    Fixture fixture({.capacity = 4});
+    Producer out(fixture.port());
+    BufferPtr buffer = fixture.buffer_with(1);
+    std::uint64_t& word = fixture.pool().view().reference(buffer.index(), buffer.reference());
+    const std::uint64_t held = word;
+    word = 0;
+    CHECK(out.try_push(std::move(buffer)) == PushResult::failed);
+    CHECK(out.last_error() == errc::corrupt);
+    CHECK(std::string(out.last_error_field()) == "reference word: owner");
+    CHECK(word == 0);
+    word = held;
+    const test::Member other(fixture.memory);
+    CHECK(other.reap(fixture.member.me).ended_entry);
+    CHECK(out.try_push(std::move(buffer)) == PushResult::failed);
+    CHECK(out.last_error() == errc::not_a_member);
+    CHECK(is_free(word));
+}
+
 TEST_CASE("a copied BufferPtr that finds the port full leaves no further reference behind") {
     Fixture fixture({.capacity = 2, .when_full = WhenFull::refuse});
     Producer out(fixture.port());

@@ -137,16 +137,18 @@ TEST_CASE("a word that its owner does not hold is not freed") {
     CHECK(word == held);
 }
 
-TEST_CASE("transitions that a word's state forbids are assertions") {
-    CHECK(test::breaks_rule("only a buffer that this process holds can be pushed", [] {
-        std::uint64_t word = 0;
-        static_cast<void>(try_hold(word, 0, other));
-        set_queued(word, me, 0);
-    }));
-    CHECK(test::breaks_rule("only a buffer that this process holds can be pushed", [] {
-        std::uint64_t word = 0;
-        set_queued(word, Owner(), 0);
-    }));
+TEST_CASE("a word that its owner does not hold is not queued") {
+    std::uint64_t word = 0;
+    CHECK(set_queued(word, Owner(), 0) == 0);
+    CHECK(word == 0);
+    REQUIRE(try_hold(word, 0, other));
+    const std::uint64_t held = word;
+    CHECK(set_queued(word, me, 0) == 0);
+    CHECK(word == held);
+    const std::uint64_t queued = set_queued(word, other, 0);
+    CHECK(queued == word);
+    CHECK(set_queued(word, other, 0) == 0);
+    CHECK(word == queued);
 }
 
 TEST_CASE("random transitions of many owners agree with a plain model") {

@@ -56,6 +56,8 @@ TEST_CASE("segments' names say whose they are, and no other domain's name is tak
     CHECK_FALSE(names.parse(names.prefix() + "1.256.0.1.port"));
     CHECK_FALSE(names.parse(names.prefix() + "1.2.0.65536.port"));
     CHECK_FALSE(names.parse(names.prefix() + "x.2.0.1.port"));
+    CHECK(DomainNames::of("weir+1000+cam.era+lock"));
+    CHECK_FALSE(DomainNames::of("weir+01000+cam.era+lock")); // the domain of no user, and not one of user 1000
     CHECK(error_of([] { return DomainNames(0, "a+b"); }) == errc::invalid_name);
     CHECK(DomainNames(0, std::string(64, 'n')).segment(id, key, SegmentKind::pool_control).size() <=
           segment_name_length_max);

@@ -397,6 +397,19 @@ TEST_CASE("the size by the hints is never beyond the capacity") {
     CHECK(fixture.ring.size_hint(4) == 0);
 }
 
+TEST_CASE("the depth is right in a small ring, of which the hints lie several laps behind") {
+    const std::uint32_t capacity = GENERATE(2U, 4U, 8U);
+    Fixture fixture(capacity);
+    RingProducer producer(fixture.ring);
+    RingConsumer consumer(fixture.ring);
+    for (std::uint32_t count = 0; count < 40; ++count) {
+        REQUIRE(producer.try_push(count) == RingStatus::ok);
+        CHECK(fixture.ring.depth() == 1);
+        CHECK(pop(consumer) == count);
+        CHECK(fixture.ring.depth() == 0);
+    }
+}
+
 TEST_CASE("random operations of several handles agree with a deque") {
     const std::uint64_t seed = test::seed();
     CAPTURE(seed);

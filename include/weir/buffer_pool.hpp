@@ -206,8 +206,7 @@ public:
     void drop(std::uint32_t index, unsigned number) noexcept {
         std::uint64_t* const buffer_words = words(index);
         if (!set_free(buffer_words[word_place(number)], owner_)) [[unlikely]] {
-            WEIR_ASSERT(false, "a BufferPtr is dropped before its membership ends");
-            return;
+            return; // it was taken away from us
         }
         // Of several who drop at once, at least one finds all words free: stores and loads are seq_cst. Who begins to wait
         // after we looked for waiters looks at the words themselves.

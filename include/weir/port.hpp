@@ -247,6 +247,10 @@ public:
         }
         before_queued();
         const std::uint64_t queued = set_queued(word, membership_owner_, options_.port_id);
+        if (queued == 0) [[unlikely]] {
+            failure = {membership_.is_alive() ? errc::corrupt : errc::not_a_member, "reference word: owner"};
+            return RingStatus::corrupt;
+        }
         const std::uint32_t value = name | (reference_generation(queued) & generation_mask);
         while (!ring_.fill(at, value))
             [[unlikely]] {

@@ -125,12 +125,13 @@ static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceSt
                                                 std::memory_order_acq_rel, std::memory_order_acquire);
 }
 
-/// Returns the new word.
+/// Returns the new word. 0, and nothing is changed: the word is not held by `me`, as in set_free().
 inline std::uint64_t set_queued(std::uint64_t& word, Owner me, unsigned port) noexcept {
     // relaxed: the word is ours alone while it is HELD
     const std::uint64_t before = shared(word).load(std::memory_order_relaxed);
-    WEIR_ASSERT(reference_state(before) == ReferenceState::held && Owner::of(before) == me,
-                "only a buffer that this process holds can be pushed");
+    if (reference_state(before) != ReferenceState::held || Owner::of(before) != me) [[unlikely]] {
+        return 0;
+    }
     const std::uint64_t queued = next_reference(before, ReferenceState::queued, me, port);
     // (4) release: who claims the message by this word sees its bytes; pairs with (1), (3)
     shared(word).store(queued, std::memory_order_release);
@@ -146,7 +147,7 @@ inline void set_held(std::uint64_t& word, Owner me) noexcept {
 }
 
 /// False, and nothing is changed: the word is not held by `me`. Its membership was ended (by leave(), or by a reaper that
-/// was told that it is dead) while it still held the buffer.
+/// was told that it is dead) while it still held the buffer, or somebody wrote what no operation writes.
 inline bool set_free(std::uint64_t& word, Owner me) noexcept {
     // relaxed: the word is ours alone while it is HELD
     const std::uint64_t before = shared(word).load(std::memory_order_relaxed);

@@ -239,7 +239,7 @@ public:
     }
 
     /// The other cases of find_item(): what was read at `position` is neither its item nor empty for it.
-    [[nodiscard]] RingStatus search_item(std::uint64_t& position, std::uint64_t& cell) noexcept;
+    [[nodiscard]] RingStatus search_item(std::uint64_t& position, std::uint64_t& cell) const noexcept;
 
     /// Whether a handle that has come to `position` by one operation does what it does once in a while, such as to publish
     /// a hint: once for each line of cells.
