@@ -68,7 +68,8 @@ ESSAY_LINES_MIN = 10
 HEADERS = "include/weir/"
 CASES = "tests/crash/cases.txt"
 SELF = ("tests/tidy.py", "tests/tidy_samples/")  # these name what they look for
-OF_OTHERS = ("subprojects/packagefiles/",)  # patches and files that follow their projects' ways
+# Patches and files that follow their projects' ways; inputs that a fuzzer made.
+OF_OTHERS = ("subprojects/packagefiles/", "tests/fuzz/corpus/")
 
 CPP_SUFFIXES = (".hpp", ".cpp", ".h", ".hh", ".cc", ".c", ".ipp", ".inc")
 PROSE_SUFFIXES = (".md", ".rst")
