@@ -219,7 +219,8 @@ void check_header(const SegmentHeader& header, std::size_t file_bytes, const Seg
     if (header.layout_version != layout_version) {
         throw_error(errc::wrong_layout, what + ": it has layout version " + std::to_string(header.layout_version) +
                                             ", this library has " + std::to_string(layout_version) +
-                                            "; use one version of weir in all processes");
+                                            "; use one version of weir in all processes, or remove it once those "
+                                            "of the other have ended (weir rm --force)");
     }
     if (header.kind > static_cast<std::uint32_t>(SegmentKind::port)) {
         throw_error(errc::wrong_kind,

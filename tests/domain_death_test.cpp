@@ -898,7 +898,7 @@ TEST_CASE("a full /dev/shm is no_space at each creation, and leaves everything a
     });
 }
 
-TEST_CASE("truncated, foreign, older and random files are errors of their own at each opening", "[domain]") {
+TEST_CASE("truncated, foreign, older, newer and random files are errors of their own at each opening", "[domain]") {
     const Name name;
     JoinOptions keep;
     keep.keep = true;
@@ -934,9 +934,11 @@ TEST_CASE("truncated, foreign, older and random files are errors of their own at
         CHECK(with(right.substr(0, 100)) == errc::truncated);
         CHECK(with(right.substr(0, right.size() - 4096)) == errc::truncated);
         CHECK(with(std::string(right.size(), 'x')) == errc::wrong_kind);
-        std::string older = right;
-        older[offsetof(SegmentHeader, layout_version)] = 1;
-        CHECK(with(older) == errc::wrong_layout);
+        for (const int step : {-1, 1}) {
+            std::string other_version = right;
+            other_version[offsetof(SegmentHeader, layout_version)] += static_cast<char>(step);
+            CHECK(with(other_version) == errc::wrong_layout);
+        }
         std::string other_kind = right;
         other_kind[offsetof(SegmentHeader, kind)] = 77;
         CHECK(with(other_kind) == errc::wrong_kind);

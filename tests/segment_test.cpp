@@ -647,6 +647,35 @@ TEST_CASE("a segment of the older layout is another layout, and not something el
     }
 }
 
+TEST_CASE("a segment of each kind that another version made is refused, and the error says what to do") {
+    const Name name;
+    for (int number = 0; number < kind_count; ++number) {
+        const auto kind = static_cast<SegmentKind>(number);
+        const Segment made = Segment::create(name, 4096, {.kind = kind, .label = "frames"});
+        SegmentHeader header = right_header();
+        header.kind = static_cast<std::uint32_t>(kind);
+        for (const std::uint32_t version : {layout_version - 1, layout_version + 1, 0xffff'ffffU}) {
+            header.layout_version = version;
+            name.write_header(header);
+            for (const std::optional<SegmentKind> wanted : {std::optional(kind), std::optional<SegmentKind>()}) {
+                std::string said;
+                try {
+                    static_cast<void>(Segment::open(name, {.kind = wanted}));
+                } catch (const std::system_error& error) {
+                    CHECK(error.code() == errc::wrong_layout);
+                    said = error.what();
+                }
+                INFO(said);
+                CHECK(said.find(std::string(name)) != std::string::npos);
+                CHECK(said.find("it has layout version " + std::to_string(version) + ", this library has " +
+                                std::to_string(layout_version)) != std::string::npos);
+                CHECK(said.find("use one version of weir in all processes") != std::string::npos);
+            }
+        }
+        REQUIRE(Segment::remove(name));
+    }
+}
+
 TEST_CASE("a foreign file and random bytes of any length are an error, and stay as they are") {
     const std::uint64_t seed = test::seed();
     CAPTURE(seed);
