@@ -293,7 +293,7 @@ std::vector<std::string> BufferPool::check(const ProcessTable* table) const {
                          ": " + what);
     };
     if (view_->is_foreign()) {
-        broken.push_back("the pool was opened by the parent process; join anew after fork()");
+        broken.emplace_back("the pool was opened by the parent process; join anew after fork()");
         return broken;
     }
     for (std::uint32_t index = 0; index < buffer_count(); ++index) {

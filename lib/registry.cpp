@@ -129,7 +129,7 @@ ProcessInfo Registry::process(std::uint8_t slot) const {
 std::vector<std::string> Registry::check() const {
     std::vector<std::string> broken;
     if (state_->id != id_) {
-        broken.push_back("registry: id has changed since it was opened");
+        broken.emplace_back("registry: id has changed since it was opened");
     }
     const auto check_directory = [&broken](const char* name, Directory directory) {
         // From the back: it is filled from the front, so what lies before an entry was there before it.

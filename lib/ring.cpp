@@ -98,10 +98,10 @@ std::vector<std::string> Ring::check() const {
         pop_last = index == 0 ? pop : std::max(pop_last, pop);
     }
     if (stood_still && push_last - push_first >= capacity) {
-        broken.push_back("ring turns: the cells' next pushes are more than one lap apart");
+        broken.emplace_back("ring turns: the cells' next pushes are more than one lap apart");
     }
     if (stood_still && pop_last - pop_first >= capacity) {
-        broken.push_back("ring turns: the cells' next pops are more than one lap apart");
+        broken.emplace_back("ring turns: the cells' next pops are more than one lap apart");
     }
     return broken;
 }

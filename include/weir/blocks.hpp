@@ -99,6 +99,7 @@ template <class Result, class Argument>
 class OwnedFunction {
 public:
     template <class Callable>
+        requires(!std::same_as<std::remove_cvref_t<Callable>, OwnedFunction>)
     explicit OwnedFunction(Callable&& callable)
         : held_(std::make_unique<Holder<std::decay_t<Callable>>>(std::forward<Callable>(callable))) {}
 

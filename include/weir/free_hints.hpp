@@ -57,7 +57,7 @@ public:
     FreeHints(std::span<std::byte> memory, std::uint32_t buffer_count, std::uint8_t slot) noexcept
         : layout_(buffer_count), buffer_count_(buffer_count), words_(reinterpret_cast<std::uint64_t*>(memory.data())),
           lanes_(reinterpret_cast<Lane*>(words_ + Layout::lanes_used_words)),
-          own_lanes_(lanes_ + slot * lanes_per_slot), foreign_lane_cursor_(slot * lanes_per_slot) {}
+          own_lanes_(lanes_ + std::size_t{slot} * lanes_per_slot), foreign_lane_cursor_(slot * lanes_per_slot) {}
 
     /// Says of every buffer of new memory that it is free.
     void format() noexcept {

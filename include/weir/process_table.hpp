@@ -33,7 +33,7 @@ namespace weir {
 struct ProcessTableState {
     std::uint64_t entries[process_slot_count];
 };
-static_assert(sizeof(ProcessTableState) == process_slot_count * 8);
+static_assert(sizeof(ProcessTableState) == process_slot_count * sizeof(std::uint64_t));
 
 struct Membership;
 
