@@ -376,7 +376,7 @@ bool Pipeline::stop_at_its_moment(const Process& victim, Kill& kill) {
         const std::int64_t now_ns = monotonic_ns();
         if (now_ns - fed_ns >= feed_interval_ns && limit < kill.limit) {
             // Who waits at the gate has nothing in hand, so a few more are let through.
-            limit = std::min(kill.limit, limit + 2 * producer_count);
+            limit = std::min(kill.limit, limit + std::uint64_t{2} * producer_count);
             open_gate(limit);
             fed_ns = now_ns;
         }

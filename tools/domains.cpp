@@ -97,6 +97,7 @@ std::string describe_domains(uid_t user) {
         return "there is none at all; a program makes one when it joins it";
     }
     std::vector<std::string> others;
+    others.reserve(domains.size());
     for (const DomainName& domain : domains) {
         others.push_back(fmt::format("{} (--user {})", domain.name, user_name(domain.user)));
     }

@@ -37,8 +37,8 @@ bool is_name(std::string_view text) {
 
 Place place_of(const std::string& text) {
     const std::size_t slash = text.find('/');
-    const Place place = slash == std::string::npos ? Place{pipe_domain(text), text}
-                                                   : Place{text.substr(0, slash), text.substr(slash + 1)};
+    Place place = slash == std::string::npos ? Place{pipe_domain(text), text}
+                                             : Place{text.substr(0, slash), text.substr(slash + 1)};
     if (!is_name(place.port) || !is_name(slash == std::string::npos ? text : place.domain)) {
         throw UsageError(fmt::format(
             "\"{}\" is no port: write NAME or DOMAIN/NAME, each with 1 to 58 of the characters A-Z a-z 0-9 . _ -",

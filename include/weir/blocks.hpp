@@ -99,9 +99,7 @@ template <class Result, class Argument>
 class OwnedFunction {
 public:
     template <class Callable>
-        requires(!std::same_as<std::remove_cvref_t<Callable>, OwnedFunction>)
-    explicit OwnedFunction(Callable&& callable)
-        : held_(std::make_unique<Holder<std::decay_t<Callable>>>(std::forward<Callable>(callable))) {}
+    explicit OwnedFunction(Callable callable) : held_(std::make_unique<Holder<Callable>>(std::move(callable))) {}
 
     Result operator()(Argument argument) const { return held_->call(argument); }
 
@@ -116,7 +114,6 @@ private:
     template <class Callable>
     struct Holder final : Base {
         explicit Holder(Callable&& moved) : callable(std::move(moved)) {}
-        explicit Holder(const Callable& copied) : callable(copied) {}
         Result call(Argument argument) override { return std::invoke(callable, argument); }
         Callable callable;
     };

@@ -51,7 +51,7 @@ public:
     /// The target, or null where not all of it lies in `bounds` or it is not aligned.
     [[nodiscard]] T* get(std::span<const std::byte> bounds) const noexcept {
         const std::uintptr_t target = self() + static_cast<std::uintptr_t>(offset_bytes_);
-        const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(bounds.data());
+        const auto first = reinterpret_cast<std::uintptr_t>(bounds.data());
         if (offset_bytes_ == 0 || bounds.size() < sizeof(T) || target < first ||
             target - first > bounds.size() - sizeof(T) || target % alignof(T) != 0) {
             return nullptr;
@@ -69,7 +69,7 @@ private:
     [[nodiscard]] std::uintptr_t self() const noexcept { return reinterpret_cast<std::uintptr_t>(this); }
 
     void set(T* target) noexcept {
-        const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(target);
+        const auto address = reinterpret_cast<std::uintptr_t>(target);
         WEIR_ASSERT(address != self(), "an OffsetPtr cannot point at itself: that is its null value");
         offset_bytes_ = target == nullptr ? 0 : static_cast<std::int64_t>(address - self());
     }
