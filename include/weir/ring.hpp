@@ -148,17 +148,27 @@ public:
 
     /// How many of `wanted` cells from `position` on a batch goes for: all, or half of them, or a quarter, and so on until it
     /// is a line at most, of which is_ready(position) of the last one is true. Cells are filled and emptied in the order of
-    /// their positions, so that one speaks for those before it. Asks for all their lines at once.
+    /// their positions, so that one speaks for those before it. Asks for all their lines at once. Where there is no more than
+    /// a line it looks again after a pause: who is that close to the other end takes its line away for each cell.
     template <class IsReady>
     [[nodiscard]] std::size_t begin_batch(std::uint64_t position, std::size_t wanted,
                                           IsReady&& is_ready) const noexcept {
-        while (wanted > line_cells && !is_ready(position + wanted - 1)) {
-            wanted /= 2;
+        const auto ready_count = [&] {
+            std::size_t count = wanted;
+            while (count > line_cells && !is_ready(position + count - 1)) {
+                count /= 2;
+            }
+            return count;
+        };
+        std::size_t count = ready_count();
+        if (count <= line_cells) {
+            cpu_relax();
+            count = ready_count();
         }
-        for (std::size_t offset = 0; offset < wanted; offset += line_cells) {
+        for (std::size_t offset = 0; offset < count; offset += line_cells) {
             prefetch_for_write(&cells_[(position + offset) & mask_]);
         }
-        return wanted;
+        return count;
     }
 
     /// Empties the cell of `position`, which held `cell`, for the next lap. False: another was faster.
