@@ -68,6 +68,7 @@
 #include <utility>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// What came of one call of Block::work().
@@ -84,9 +85,9 @@ class OutputPort;
 
 namespace detail {
 
-class BlockList;
-class SchedulerState;
-class Worker;
+class [[gnu::visibility("hidden")]] BlockList;
+class [[gnu::visibility("hidden")]] SchedulerState;
+class [[gnu::visibility("hidden")]] Worker;
 
 /// Something that a block may sleep on: what there is to see, and the event count that tells of changes.
 class Waitable {
@@ -404,3 +405,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -74,6 +74,7 @@
 
 #include <sys/types.h>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 namespace detail {
@@ -504,3 +505,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

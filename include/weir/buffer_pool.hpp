@@ -54,6 +54,7 @@
 #include <utility>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 inline constexpr std::uint32_t domain_buffer_count_max = 1'048'576;
@@ -622,3 +623,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -59,6 +59,7 @@
 
 #include <sys/types.h>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// How a process becomes a member.
@@ -105,8 +106,8 @@ struct ReapReport {
 };
 
 namespace detail {
-class DomainState;
-class SchedulerState;
+class [[gnu::visibility("hidden")]] DomainState;
+class [[gnu::visibility("hidden")]] SchedulerState;
 } // namespace detail
 
 /// A handle on a membership. Cheap to copy.
@@ -288,3 +289,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

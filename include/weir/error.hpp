@@ -18,6 +18,7 @@
 #include <string>
 #include <system_error>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// Why something failed, one value for each cause.
@@ -56,6 +57,7 @@ enum class errc {
 [[noreturn]] void throw_error(errc value, const std::string& what);
 
 } // namespace weir
+#pragma GCC visibility pop
 
 template <>
 struct std::is_error_code_enum<weir::errc> : std::true_type {};

@@ -29,6 +29,7 @@
 #include <cstdint>
 #include <limits>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// A view of one shared word.
@@ -153,3 +154,4 @@ template <class Ready, class OnSleep>
 }
 
 } // namespace weir
+#pragma GCC visibility pop

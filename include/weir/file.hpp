@@ -20,6 +20,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// What tells one file from another, whatever they are called.
@@ -45,3 +46,4 @@ struct FileOwner {
 }
 
 } // namespace weir
+#pragma GCC visibility pop

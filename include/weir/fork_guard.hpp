@@ -23,6 +23,7 @@
 
 #include <cstdint>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// Which process made a handle.
@@ -51,3 +52,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

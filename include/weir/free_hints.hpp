@@ -33,6 +33,7 @@
 #include <cstdint>
 #include <span>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 namespace detail {
@@ -411,3 +412,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <limits>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// A point in time on CLOCK_MONOTONIC, in ns.
@@ -56,3 +57,4 @@ std::uint32_t futex_wake(const std::uint32_t& word, std::uint32_t count_max) noe
 FutexOps replace_futex_ops(const FutexOps& ops) noexcept;
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -43,6 +43,7 @@
 
 #include <sys/types.h>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// A domain as its files name it.
@@ -168,8 +169,9 @@ public:
     [[nodiscard]] bool is_current() const noexcept;
 
 private:
-    class State;
+    class [[gnu::visibility("hidden")]] State;
     std::unique_ptr<State> state_;
 };
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <span>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// A pointer to something in the same mapping.
@@ -80,3 +81,4 @@ private:
 static_assert(sizeof(OffsetPtr<int>) == 8 && alignof(OffsetPtr<int>) == 8);
 
 } // namespace weir
+#pragma GCC visibility pop

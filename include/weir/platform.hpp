@@ -31,6 +31,7 @@
 #endif
 #endif
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// The unit that cores hand each other; shared layouts are padded to it. 64 on x86-64 and on nearly all aarch64.
@@ -112,6 +113,7 @@ namespace detail {
 } // namespace detail
 
 } // namespace weir
+#pragma GCC visibility pop
 
 #if defined(NDEBUG)
 #define WEIR_ASSERT(condition, rule) static_cast<void>(0)

@@ -63,6 +63,7 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// What a push into a full port does.
@@ -852,3 +853,4 @@ inline void Consumer::notify() noexcept {
 }
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -38,10 +38,11 @@
 
 #include <sys/types.h>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 namespace detail {
-struct DescriptorNode;
+struct [[gnu::visibility("hidden")]] DescriptorNode;
 } // namespace detail
 
 /// A descriptor that is there for locks alone. Move-only; the destructor closes it, and its locks are gone.
@@ -143,3 +144,4 @@ struct ProcessInfo {
 [[nodiscard]] int open_pidfd(pid_t pid, std::uint64_t start_time_ticks, std::uint64_t pid_namespace = 0) noexcept;
 
 } // namespace weir
+#pragma GCC visibility pop

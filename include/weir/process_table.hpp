@@ -27,6 +27,7 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// What lies in shared memory: {incarnation 48, alive 1} for each slot.
@@ -144,3 +145,4 @@ inline Membership ProcessTable::join() {
 }
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -35,6 +35,7 @@
 #include <system_error>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// What a reaper did.
@@ -89,3 +90,4 @@ struct DomainCensus {
                                                     CheckMode mode = CheckMode::quiet);
 
 } // namespace weir
+#pragma GCC visibility pop

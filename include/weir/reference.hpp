@@ -34,6 +34,7 @@
 
 #include <cstdint>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 inline constexpr unsigned process_slot_count = 256;
@@ -168,3 +169,4 @@ inline bool set_free(std::uint64_t& word, Owner me) noexcept {
 }
 
 } // namespace weir
+#pragma GCC visibility pop

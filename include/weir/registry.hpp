@@ -40,6 +40,7 @@
 
 #include <sys/types.h>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 inline constexpr unsigned pool_count_max = 64;
@@ -249,3 +250,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

@@ -60,6 +60,7 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 inline constexpr unsigned ring_value_bits = 28;
@@ -559,3 +560,4 @@ using ExclusiveRingProducer = BasicRingProducer<RingEnd::exclusive>;
 using ExclusiveRingConsumer = BasicRingConsumer<RingEnd::exclusive>;
 
 } // namespace weir
+#pragma GCC visibility pop

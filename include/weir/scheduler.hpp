@@ -65,6 +65,7 @@
 #include <utility>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// How workers sleep.
@@ -184,3 +185,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop

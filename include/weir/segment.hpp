@@ -41,6 +41,7 @@
 
 #include <sys/types.h>
 
+#pragma GCC visibility push(default)
 namespace weir {
 
 /// Where the kernel keeps named shared memory: a tmpfs that every Linux mounts here.
@@ -222,3 +223,4 @@ private:
 };
 
 } // namespace weir
+#pragma GCC visibility pop
