@@ -51,9 +51,16 @@ std::string plain(std::string text) {
 
 /// The class's name alone: neither its namespace nor what it is a template of.
 std::string class_name_of(const Block& block) {
+    // A class that was compiled with -fno-rtti has no type to be told: there is a null pointer in its place, of which the
+    // compiler is not to think that it cannot be.
+    const std::type_info* const volatile type = &typeid(block);
+    const std::type_info* const told = type;
+    if (told == nullptr) {
+        return "block";
+    }
     int status = 0;
-    const std::unique_ptr<char, void (*)(void*)> text(
-        abi::__cxa_demangle(typeid(block).name(), nullptr, nullptr, &status), &std::free);
+    const std::unique_ptr<char, void (*)(void*)> text(abi::__cxa_demangle(told->name(), nullptr, nullptr, &status),
+                                                      &std::free);
     std::string name = text != nullptr ? text.get() : "block";
     name.resize(std::min(name.size(), name.find('<')));
     const std::size_t colon = name.rfind(':');
