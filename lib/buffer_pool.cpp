@@ -318,10 +318,11 @@ std::vector<std::string> BufferPool::check(const ProcessTable* table) const {
                 }
             }
         }
-        if (view_->header(index).size_bytes > buffer_bytes()) {
+        // relaxed: no holder ever writes a size that is too large
+        const std::uint32_t size_bytes = shared(view_->header(index).size_bytes).load(std::memory_order_relaxed);
+        if (size_bytes > buffer_bytes()) {
             broken.push_back("buffer " + std::to_string(first_buffer() + index) + ": message of " +
-                             std::to_string(view_->header(index).size_bytes) + " bytes in a buffer of " +
-                             std::to_string(buffer_bytes()));
+                             std::to_string(size_bytes) + " bytes in a buffer of " + std::to_string(buffer_bytes()));
         }
     }
     return broken;

@@ -85,10 +85,16 @@ struct alignas(cache_line_bytes) BufferHeader {
 
     /// For who has just allocated the buffer.
     void renew(std::uint32_t bytes) noexcept {
-        size_bytes = bytes;
+        set_size(bytes);
         tag = 0;
         // relaxed: the buffer is ours alone
         shared(is_numbered).store(0, std::memory_order_relaxed);
+    }
+
+    /// For who may write to the buffer.
+    void set_size(std::uint32_t bytes) noexcept {
+        // relaxed: the push hands it over; who checks a live pool sees one size or another
+        shared(size_bytes).store(bytes, std::memory_order_relaxed);
     }
 
     /// For who is about to push it. Atomic, because two clones may be pushed for the first time at the same time.
@@ -367,7 +373,7 @@ public:
     void resize(std::size_t bytes) noexcept {
         WEIR_ASSERT(bytes <= capacity_bytes(), "a message is not larger than its buffer");
         if (is_ours()) [[likely]] {
-            view().header(index_).size_bytes = static_cast<std::uint32_t>(bytes);
+            view().header(index_).set_size(static_cast<std::uint32_t>(bytes));
         }
     }
 

@@ -1,72 +1,33 @@
 // Threads over one mapping, each a member of its own, that do everything at once and die in the middle. For
 // ThreadSanitizer, which cannot see across processes; it runs in ordinary builds, too.
 //
-//     stress [--lives 60] [--steps 120] [--threads 5]
+//     stress [--rounds 20000] [--steps 120] [--threads 5]
 //
-// A worker lives `lives` times: it joins, opens the pools and ports, takes `steps` random steps, and then leaves, or dies:
-// it touches nothing any more, and hands its membership to the reapers. Some die between the two steps of a push or of a
-// pop. Every buffer's payload is written and verified with plain loads and stores, so that a happens-before that is
+// A worker lives again and again: it joins, opens the pools and ports, takes up to `steps` random steps, and then leaves, or
+// dies: it touches nothing any more, and hands its membership to the reapers. Some die between the two steps of a push or of
+// a pop. All workers together take `rounds` steps, while two reapers reap and another member checks everything. Every buffer's payload is written and verified with plain loads and stores, so that a happens-before that is
 // missing is a data race.
 //
 // Through port 0 go fresh messages only, each pushed once: what was pushed must equal what was popped, claimed by the dead,
 // or left over; and no consumer may see a producer's messages out of order. Ports 1 and 2 carry clones, copies and buffers
 // that are passed on. At the end everything is free. Threads keep their notes to themselves until they have ended: a lock
 // around a shared ledger would order what has to be ordered by the library.
-#include "../testing.hpp"
+#include "payload.hpp"
 
 #include <algorithm>
 #include <array>
 #include <condition_variable>
-#include <cstdarg>
 #include <deque>
 #include <map>
 #include <thread>
 
 using namespace std::chrono_literals;
 using namespace weir;
+using namespace stress;
 
 namespace {
 
-[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    std::fprintf(stderr, "FAILED (WEIR_TEST_SEED=%llu): ", static_cast<unsigned long long>(test::seed()));
-    std::vfprintf(stderr, format, arguments);
-    std::fputc('\n', stderr);
-    va_end(arguments);
-    std::fflush(stderr);
-    _exit(1);
-}
-
 constexpr WaitOptions short_spin{.spin_count = 10, .recheck_interval_ns = 500'000};
-
-/// What a payload holds, all of it: who wrote it and the how manieth, and words that follow from these.
-struct Payload {
-    std::uint32_t writer;
-    std::uint32_t number;
-    std::uint32_t words[14];
-
-    void write(std::uint32_t by, std::uint32_t its_number) {
-        writer = by;
-        number = its_number;
-        for (std::uint32_t place = 0; place < std::size(words); ++place) {
-            words[place] = by * 7919 + its_number * 31 + place;
-        }
-    }
-    [[nodiscard]] bool is_whole() const {
-        for (std::uint32_t place = 0; place < std::size(words); ++place) {
-            if (words[place] != writer * 7919 + number * 31 + place) {
-                return false;
-            }
-        }
-        return true;
-    }
-};
-static_assert(sizeof(Payload) == 64);
-
-Payload& payload_of(const BufferPtr& buffer) {
-    return *reinterpret_cast<Payload*>(buffer.bytes().data());
-}
 
 struct Fresh {
     std::uint32_t writer;
@@ -119,9 +80,11 @@ public:
     Worker(const test::DomainMemory& memory, Mortuary& mortuary, std::uint32_t id)
         : memory_(memory), mortuary_(mortuary), id_(id), random_(test::seed() + id) {}
 
-    void run(unsigned life_count, unsigned step_count) {
-        for (unsigned life = 0; life < life_count; ++life) {
-            live(step_count);
+    void run(unsigned round_count, unsigned step_count) {
+        while (round_count > 0) {
+            const unsigned steps = std::min(random_.below(step_count) + 1, round_count);
+            live(steps);
+            round_count -= steps;
         }
     }
     [[nodiscard]] const Notes& notes() const { return notes_; }
@@ -129,12 +92,11 @@ public:
 private:
     static constexpr std::size_t port_count = 3;
 
-    void live(unsigned step_count) {
+    void live(unsigned steps) {
         member_ = std::make_unique<test::Member>(memory_);
         for (std::size_t port = 0; port < port_count; ++port) {
             open(port);
         }
-        const unsigned steps = random_.below(step_count) + 1;
         for (unsigned step = 0; step < steps; ++step) {
             take_step();
         }
@@ -440,24 +402,27 @@ void reap_all(const test::DomainMemory& memory, Mortuary& mortuary) {
     static_cast<void>(me.leave());
 }
 
-unsigned option(int argument_count, char** arguments, const char* name, unsigned otherwise) {
-    for (int place = 1; place + 1 < argument_count; place += 2) {
-        if (std::strcmp(arguments[place], name) == 0) {
-            return static_cast<unsigned>(std::strtoul(arguments[place + 1], nullptr, 0));
+/// Looks at everything while everybody is at work. Returns how often.
+unsigned check_all(const test::DomainMemory& memory, const std::atomic<bool>& is_over) {
+    const test::Member me(memory);
+    unsigned look_count = 0;
+    // relaxed: one look more or less
+    for (; !is_over.load(std::memory_order_relaxed); ++look_count) {
+        for (const std::string& broken : check_domain(me.me.table, me.buffers, me.ports, nullptr, CheckMode::live)) {
+            fail("a live domain is broken: %s", broken.c_str());
         }
     }
-    return otherwise;
+    static_cast<void>(me.leave());
+    return look_count;
 }
 
 } // namespace
 
 int main(int argument_count, char** arguments) {
-    const unsigned life_count = option(argument_count, arguments, "--lives", 60);
+    const unsigned round_count = option(argument_count, arguments, "--rounds", 20'000);
     const unsigned step_count = option(argument_count, arguments, "--steps", 120);
     const unsigned thread_count = option(argument_count, arguments, "--threads", 5);
-    alarm(500);
-    std::printf("seed: WEIR_TEST_SEED=%llu\n", static_cast<unsigned long long>(test::seed()));
-    std::fflush(stdout);
+    set_watchdog(round_count);
 
     const test::DomainMemory memory(
         {{.buffer_bytes = sizeof(Payload), .buffer_count = 20},
@@ -470,13 +435,17 @@ int main(int argument_count, char** arguments) {
     std::vector<std::thread> threads;
     for (std::uint32_t id = 1; id <= thread_count; ++id) {
         workers.push_back(std::make_unique<Worker>(memory, mortuary, id));
-        threads.emplace_back(
-            [&worker = *workers.back(), life_count, step_count] { worker.run(life_count, step_count); });
+        threads.emplace_back([&worker = *workers.back(), rounds = round_count / thread_count, step_count] {
+            worker.run(rounds, step_count);
+        });
     }
     std::vector<std::thread> reapers;
     for (int number = 0; number < 2; ++number) {
         reapers.emplace_back([&] { reap_all(memory, mortuary); });
     }
+    std::atomic<bool> is_over{false};
+    unsigned look_count = 0;
+    std::thread checker([&] { look_count = check_all(memory, is_over); });
     for (std::thread& thread : threads) {
         thread.join();
     }
@@ -484,6 +453,9 @@ int main(int argument_count, char** arguments) {
     for (std::thread& reaper : reapers) {
         reaper.join();
     }
+    // relaxed: joining the thread orders all else
+    is_over.store(true, std::memory_order_relaxed);
+    checker.join();
 
     // Everybody is gone. What is left in the ports is taken out; then all buffers are free.
     test::Member last(memory);
@@ -492,7 +464,7 @@ int main(int argument_count, char** arguments) {
     }
     std::vector<Fresh> pushed;
     std::vector<Fresh> taken;
-    std::map<std::string, unsigned> counts;
+    std::map<std::string, unsigned> counts{{"checks", look_count}};
     for (std::size_t port = 0; port < last.ports.size(); ++port) {
         Consumer in(last.ports[port]);
         while (const BufferPtr buffer = in.pop()) { // until the end of the stream: every producer closed, or died
