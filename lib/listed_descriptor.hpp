@@ -9,7 +9,7 @@ namespace weir::detail {
 struct DescriptorNode;
 
 /// A descriptor in the list of those; nothing where `number` is negative.
-struct ListedDescriptor {
+struct [[gnu::visibility("hidden")]] ListedDescriptor {
     int number = -1;
     DescriptorNode* node = nullptr;
     std::uint64_t listed = 0; ///< what the node says while it lists this descriptor
