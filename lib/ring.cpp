@@ -4,7 +4,8 @@
 
 namespace weir {
 
-Ring::Ring(std::span<std::byte> memory, std::uint32_t capacity) {
+template <class Word>
+BasicRing<Word>::BasicRing(std::span<std::byte> memory, std::uint32_t capacity) {
     if (!std::has_single_bit(capacity) || capacity < ring_capacity_min || capacity > ring_capacity_max) {
         throw_error(errc::invalid_capacity,
                     "a ring holds 2 to 65,536 values, a power of two; asked for " + std::to_string(capacity));
@@ -17,13 +18,14 @@ Ring::Ring(std::span<std::byte> memory, std::uint32_t capacity) {
                                             std::to_string(bytes(capacity)) + " bytes, was given " +
                                             std::to_string(memory.size()));
     }
-    state_ = reinterpret_cast<RingState*>(memory.data());
-    cells_ = reinterpret_cast<std::uint64_t*>(memory.data() + sizeof(RingState));
+    state_ = reinterpret_cast<State*>(memory.data());
+    cells_ = reinterpret_cast<Word*>(memory.data() + sizeof(State));
     mask_ = capacity - 1;
     capacity_log2_ = static_cast<unsigned>(std::countr_zero(capacity));
 }
 
-RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) const noexcept {
+template <class Word>
+RingStatus BasicRing<Word>::search_item(std::uint64_t& position, std::uint64_t& cell) const noexcept {
     const std::uint64_t hint = load_hint(state_->head_hint);
     if (later(position, hint) != position) {
         position = hint;
@@ -45,7 +47,8 @@ RingStatus Ring::search_item(std::uint64_t& position, std::uint64_t& cell) const
     }
 }
 
-std::uint64_t Ring::depth() const noexcept {
+template <class Word>
+std::uint64_t BasicRing<Word>::depth() const noexcept {
     const std::uint64_t capacity = mask_ + 1;
     // The hint may lie several laps of a small ring behind.
     std::uint64_t head = head_hint();
@@ -60,7 +63,8 @@ std::uint64_t Ring::depth() const noexcept {
     return std::min(tail - head, capacity);
 }
 
-std::vector<std::uint64_t> Ring::load_cells() const {
+template <class Word>
+std::vector<std::uint64_t> BasicRing<Word>::load_cells() const {
     std::vector<std::uint64_t> cells(mask_ + 1);
     for (std::uint64_t index = 0; index < cells.size(); ++index) {
         cells[index] = load_cell(index);
@@ -68,7 +72,8 @@ std::vector<std::uint64_t> Ring::load_cells() const {
     return cells;
 }
 
-std::vector<std::string> Ring::check() const {
+template <class Word>
+std::vector<std::string> BasicRing<Word>::check() const {
     std::vector<std::string> broken;
     const auto capacity = static_cast<std::int64_t>(mask_ + 1);
     // Turns only grow: what was read twice, in two readings one after the other, is what the ring was in between.
@@ -105,5 +110,11 @@ std::vector<std::string> Ring::check() const {
     }
     return broken;
 }
+
+template BasicRing<std::uint64_t>::BasicRing(std::span<std::byte>, std::uint32_t);
+template RingStatus BasicRing<std::uint64_t>::search_item(std::uint64_t&, std::uint64_t&) const noexcept;
+template std::uint64_t BasicRing<std::uint64_t>::depth() const noexcept;
+template std::vector<std::uint64_t> BasicRing<std::uint64_t>::load_cells() const;
+template std::vector<std::string> BasicRing<std::uint64_t>::check() const;
 
 } // namespace weir

@@ -25,6 +25,8 @@
 // | HELD(dead) -> FREE        | any reaper     | try_free: CAS on the full word               |
 // | QUEUED(dead), in no cell  | any reaper     | try_free: CAS on the full word               |
 //
+// A word is an integer; or, in a test, what `shared()` makes accesses of that somebody watches: docs/interleavings.md.
+//
 // Concurrency: any call may run beside any other, as the table allows.
 // Progress: each call is wait-free, one atomic access.
 // If the caller dies here: the transition happened or it did not. [crash: allocate, clone, drop, push, pop]
@@ -102,7 +104,8 @@ static_assert(reference_state(next_reference(0, ReferenceState::queued, Owner(25
 static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceState::free, Owner(), 0)) == 0);
 
 /// The word as it is now.
-[[nodiscard]] inline std::uint64_t load_reference(const std::uint64_t& word) noexcept {
+template <class Word>
+[[nodiscard]] inline std::uint64_t load_reference(const Word& word) noexcept {
     // (1) seq_cst: whoever sees a transition sees all that its maker did before it; and a waiting allocation that set
     // the waiters' bit does not look here before that; pairs with (2), (3), (4), (5), (6), (7), and (1) in
     // event_count.hpp
@@ -110,7 +113,8 @@ static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceSt
 }
 
 /// FREE -> HELD(me), for who takes a buffer or a further reference of one. False: the word is not `seen` any more.
-[[nodiscard]] inline bool try_hold(std::uint64_t& word, std::uint64_t seen, Owner me) noexcept {
+template <class Word>
+[[nodiscard]] inline bool try_hold(Word& word, std::uint64_t seen, Owner me) noexcept {
     // (2) acq_rel, on failure acquire: what the last holder did with the buffer is over before ours begins; pairs with
     // (1), (3), (6), (7)
     return shared(word).compare_exchange_strong(seen, next_reference(seen, ReferenceState::held, me, 0),
@@ -118,7 +122,8 @@ static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceSt
 }
 
 /// QUEUED -> HELD(me), for who pops. False: another was faster.
-[[nodiscard]] inline bool try_claim(std::uint64_t& word, std::uint64_t seen, Owner me) noexcept {
+template <class Word>
+[[nodiscard]] inline bool try_claim(Word& word, std::uint64_t seen, Owner me) noexcept {
     // (3) acq_rel, on failure acquire: the message's bytes are there, and a loser clears a cell that was claimed before;
     // pairs with (1), (2), (4)
     return shared(word).compare_exchange_strong(seen,
@@ -127,7 +132,8 @@ static_assert(reference_generation(next_reference(~std::uint64_t{0}, ReferenceSt
 }
 
 /// Returns the new word. 0, and nothing is changed: the word is not held by `me`, as in set_free().
-inline std::uint64_t set_queued(std::uint64_t& word, Owner me, unsigned port) noexcept {
+template <class Word>
+inline std::uint64_t set_queued(Word& word, Owner me, unsigned port) noexcept {
     // relaxed: the word is ours alone while it is HELD
     const std::uint64_t before = shared(word).load(std::memory_order_relaxed);
     if (reference_state(before) != ReferenceState::held || Owner::of(before) != me) [[unlikely]] {
@@ -140,7 +146,8 @@ inline std::uint64_t set_queued(std::uint64_t& word, Owner me, unsigned port) no
 }
 
 /// QUEUED(me) -> HELD(me), for who queued it and found no room.
-inline void set_held(std::uint64_t& word, Owner me) noexcept {
+template <class Word>
+inline void set_held(Word& word, Owner me) noexcept {
     // relaxed: the word is ours alone, no cell names it
     const std::uint64_t before = shared(word).load(std::memory_order_relaxed);
     // (5) release: keeps the order of this word's transitions for who reads it; pairs with (1)
@@ -149,7 +156,8 @@ inline void set_held(std::uint64_t& word, Owner me) noexcept {
 
 /// False, and nothing is changed: the word is not held by `me`. Its membership was ended (by leave(), or by a reaper that
 /// was told that it is dead) while it still held the buffer, or somebody wrote what no operation writes.
-inline bool set_free(std::uint64_t& word, Owner me) noexcept {
+template <class Word>
+inline bool set_free(Word& word, Owner me) noexcept {
     // relaxed: the word is ours alone while it is HELD
     const std::uint64_t before = shared(word).load(std::memory_order_relaxed);
     if (reference_state(before) != ReferenceState::held || Owner::of(before) != me) [[unlikely]] {
@@ -162,7 +170,8 @@ inline bool set_free(std::uint64_t& word, Owner me) noexcept {
 }
 
 /// For a reaper.
-[[nodiscard]] inline bool try_free(std::uint64_t& word, std::uint64_t seen) noexcept {
+template <class Word>
+[[nodiscard]] inline bool try_free(Word& word, std::uint64_t seen) noexcept {
     // (7) seq_cst, on failure acquire: as (6), for the dead owner; pairs with (1), (2), and (2), (4) in event_count.hpp
     return shared(word).compare_exchange_strong(seen, next_reference(seen, ReferenceState::free, Owner(), 0),
                                                 std::memory_order_seq_cst, std::memory_order_acquire);

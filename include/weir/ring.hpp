@@ -58,6 +58,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #pragma GCC visibility push(default)
@@ -71,25 +72,31 @@ inline constexpr std::uint32_t ring_capacity_max = 65'536;
 /// What an operation on a ring came to.
 enum class RingStatus : std::uint8_t { ok, full, empty, corrupt };
 
-/// What lies in shared memory in front of the cells.
-struct RingState {
-    alignas(cache_line_bytes) std::uint64_t tail_hint;
-    alignas(cache_line_bytes) std::uint64_t head_hint;
+/// What lies in shared memory in front of the cells. (A word is an integer; or, in a test, what `shared()` makes accesses
+/// of that somebody watches: docs/interleavings.md.)
+template <class Word>
+struct BasicRingState {
+    alignas(cache_line_bytes) Word tail_hint;
+    alignas(cache_line_bytes) Word head_hint;
 };
+using RingState = BasicRingState<std::uint64_t>;
 static_assert(sizeof(RingState) == 2 * cache_line_bytes);
 static_assert(offsetof(RingState, head_hint) - offsetof(RingState, tail_hint) == cache_line_bytes);
 
 /// A process-local view of a ring in shared memory. Cheap to copy.
-class Ring {
+template <class Word>
+class BasicRing {
 public:
+    using State = BasicRingState<Word>;
+
     /// The bytes of shared memory that a ring of `capacity` values needs.
     [[nodiscard]] static constexpr std::size_t bytes(std::uint32_t capacity) noexcept {
-        return sizeof(RingState) + round_up(capacity * sizeof(std::uint64_t), cache_line_bytes);
+        return sizeof(State) + round_up(capacity * sizeof(Word), cache_line_bytes);
     }
 
     /// Views `memory` (aligned to a cache line, at least bytes(capacity); zeroed when the ring is new).
     /// Throws: invalid_capacity, misaligned, invalid_size.
-    Ring(std::span<std::byte> memory, std::uint32_t capacity);
+    BasicRing(std::span<std::byte> memory, std::uint32_t capacity);
 
     [[nodiscard]] std::uint32_t capacity() const noexcept { return static_cast<std::uint32_t>(mask_ + 1); }
 
@@ -121,7 +128,7 @@ public:
 
     /// As fill(), for the only producer: nobody else fills a cell meanwhile. False: the cell is not empty for `position`.
     [[nodiscard]] bool fill_alone(std::uint64_t position, std::uint32_t value) noexcept {
-        std::uint64_t& cell = cells_[position & mask_];
+        Word& cell = cells_[position & mask_];
         const std::uint64_t empty = empty_cell(position);
         // (6) acquire: the taker's last use of what the value stands for is over; pairs with (3), (8), (10)
         if (shared(cell).load(std::memory_order_acquire) != empty) {
@@ -132,7 +139,10 @@ public:
         return true;
     }
 
-    /// Fills the empty cells of `position`, which is even, and of the next one, in one step, where SharedPair can. False: one
+    /// Whether two cells can be changed in one step.
+    static constexpr bool has_pairs = SharedPair::is_available && std::is_same_v<Word, std::uint64_t>;
+
+    /// Fills the empty cells of `position`, which is even, and of the next one, in one step. False: one
     /// was not empty.
     [[nodiscard]] bool fill_pair(std::uint64_t position, std::uint32_t first, std::uint32_t second) noexcept {
         const std::uint64_t empty = empty_cell(position);
@@ -252,12 +262,15 @@ public:
     /// The other cases of find_item(): what was read at `position` is neither its item nor empty for it.
     [[nodiscard]] RingStatus search_item(std::uint64_t& position, std::uint64_t& cell) const noexcept;
 
+    /// The cells of a cache line.
+    static constexpr std::size_t line_cells = cache_line_bytes / sizeof(Word);
+
     /// Whether a handle that has come to `position` by one operation does what it does once in a while, such as to publish
     /// a hint: once for each line of cells.
     [[nodiscard]] static constexpr bool is_line_begin(std::uint64_t position) noexcept {
         return position % line_cells == 0;
     }
-    static constexpr std::size_t line_cells = cache_line_bytes / sizeof(std::uint64_t);
+    /// Publishes where an end is; for its handles, at each line's beginning.
     void hint_tail(std::uint64_t position) noexcept { publish(state_->tail_hint, position); }
     void hint_head(std::uint64_t position) noexcept { publish(state_->head_hint, position); }
 
@@ -306,7 +319,7 @@ private:
     /// circles: where it took more steps than an end can be away from the hint while the hint stands still, it stops.
     class Search {
     public:
-        Search(const Ring& ring, const std::uint64_t& hint) noexcept
+        Search(const BasicRing& ring, const Word& hint) noexcept
             : ring_(&ring), hint_(&hint), seen_hint_(load_hint(hint)) {}
 
         [[nodiscard]] bool advance(std::uint64_t& position, std::int64_t ahead) noexcept {
@@ -323,33 +336,36 @@ private:
         }
 
     private:
-        const Ring* ring_;
-        const std::uint64_t* hint_;
+        const BasicRing* ring_;
+        const Word* hint_;
         std::uint64_t seen_hint_;
         std::uint64_t step_count_ = 0;
     };
 
-    [[nodiscard]] static std::uint64_t load_hint(const std::uint64_t& hint) noexcept {
+    [[nodiscard]] static std::uint64_t load_hint(const Word& hint) noexcept {
         // (4) acquire: a position learnt from a hint brings along what it skipped; pairs with (5)
         return shared(hint).load(std::memory_order_acquire);
     }
 
-    static void publish(std::uint64_t& hint, std::uint64_t position) noexcept {
+    static void publish(Word& hint, std::uint64_t position) noexcept {
         // (5) release: all that lies before the position happened before; pairs with (4)
         shared(hint).store(position, std::memory_order_release);
     }
 
-    static void publish_later(std::uint64_t& hint, std::uint64_t position) noexcept {
+    static void publish_later(Word& hint, std::uint64_t position) noexcept {
         if (later(position, load_hint(hint)) == position) {
             publish(hint, position);
         }
     }
 
-    RingState* state_;
-    std::uint64_t* cells_;
+    State* state_;
+    Word* cells_;
     std::uint64_t mask_;
     unsigned capacity_log2_;
 };
+
+/// Its other members are compiled in the library, lib/ring.cpp.
+using Ring = BasicRing<std::uint64_t>;
 
 /// How many handles an end of a ring has at a time, in all processes.
 enum class RingEnd : std::uint8_t {
@@ -364,10 +380,10 @@ template <RingEnd end>
 inline constexpr unsigned ring_lines_ahead = end == RingEnd::exclusive ? 3 : 1;
 
 /// One thread's handle for pushing into a ring that is used alone.
-template <RingEnd end>
+template <RingEnd end, class Word = std::uint64_t>
 class BasicRingProducer {
 public:
-    explicit BasicRingProducer(Ring ring) noexcept : ring_(ring), position_(ring.tail_hint()) {}
+    explicit BasicRingProducer(BasicRing<Word> ring) noexcept : ring_(ring), position_(ring.tail_hint()) {}
 
     /// Progress: lock-free.
     /// Returns ok, full or corrupt. `value` is at most ring_value_max.
@@ -396,11 +412,11 @@ public:
     /// If the caller dies here: a prefix of the values is in the ring. [crash: push]
     [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values) noexcept {
         std::size_t count = 0;
-        if (values.size() > Ring::line_cells) {
+        if (values.size() > ring_.line_cells) {
             values = values.first(ring_.begin_batch(position_, values.size(), [this](std::uint64_t position) {
                 return ring_.is_empty_of(position, ring_.load_cell(position));
             }));
-            if constexpr (end == RingEnd::shared && SharedPair::is_available) {
+            if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_push(values[0]) == RingStatus::ok) {
                     count = 1;
                 }
@@ -449,17 +465,17 @@ private:
         }
     }
 
-    Ring ring_;
+    BasicRing<Word> ring_;
     std::uint64_t position_;
     bool looks_first_ = false; ///< the ring was full
     bool is_far_ = false;      ///< there was room for long
 };
 
 /// One thread's handle for popping from a ring that is used alone.
-template <RingEnd end>
+template <RingEnd end, class Word = std::uint64_t>
 class BasicRingConsumer {
 public:
-    explicit BasicRingConsumer(Ring ring) noexcept : ring_(ring), position_(ring.head_hint()) {}
+    explicit BasicRingConsumer(BasicRing<Word> ring) noexcept : ring_(ring), position_(ring.head_hint()) {}
 
     /// Progress: lock-free.
     /// Returns ok with the oldest value in `value`, or empty or corrupt.
@@ -488,11 +504,11 @@ public:
     /// If the caller dies here: a prefix of the values was taken. [crash: pop]
     [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values) noexcept {
         std::size_t count = 0;
-        if (values.size() > Ring::line_cells) {
+        if (values.size() > ring_.line_cells) {
             values = values.first(ring_.begin_batch(position_, values.size(), [this](std::uint64_t position) {
                 return ring_.is_item_of(position, ring_.load_cell(position));
             }));
-            if constexpr (end == RingEnd::shared && SharedPair::is_available) {
+            if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_pop(values[0]) == RingStatus::ok) {
                     count = 1;
                 }
@@ -548,7 +564,7 @@ private:
         }
     }
 
-    Ring ring_;
+    BasicRing<Word> ring_;
     std::uint64_t position_;
     bool is_far_ = false; ///< there were values for long
 };
