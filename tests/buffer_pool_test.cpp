@@ -812,7 +812,13 @@ TEST_CASE("of many threads and members none gets a buffer that another has") {
                     }
                     std::this_thread::yield();
                     failure_count += test::read_number<unsigned>(buffer) == number * 1'000'000 + count ? 0U : 1U;
-                    failure_count += buffer.use_count() == 1 ? 0U : 1U;
+                    // For a moment there is one more, where another thread's stale hint leads to this buffer: an allocation
+                    // takes reference 0, sees the clone, and gives it back.
+                    unsigned look_count = 0;
+                    while (buffer.use_count() != 1 && ++look_count < 1000) {
+                        std::this_thread::yield();
+                    }
+                    failure_count += look_count < 1000 ? 0U : 1U;
                     mine.push_back(std::move(buffer));
                 }
                 if (mine.size() > 4) {

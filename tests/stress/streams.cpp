@@ -169,7 +169,8 @@ unsigned live(const test::Name& name, const Domain& domain, const BufferPool& po
               std::uint32_t& number, Order& pushed) {
     std::atomic<bool> has_ended{false};
     unsigned stop_count = 0;
-    Scheduler scheduler(domain, {.name = "streams", .worker_count = 1 + random.below(3U)});
+    const unsigned worker_count = 1 + random.below(3U);
+    Scheduler scheduler(domain, {.name = "streams", .worker_count = worker_count});
     auto& source = scheduler.add<Source>(pool, number, has_ended);
     auto& map = scheduler.add<Map>([](BufferPtr& buffer) {
         verify(buffer);
@@ -177,6 +178,9 @@ unsigned live(const test::Name& name, const Domain& domain, const BufferPool& po
     });
     auto& tee = scheduler.add<Tee>(static_cast<unsigned>(out_count));
     auto& sink = scheduler.add<Sink>(pushed);
+    for (Block* block : std::initializer_list<Block*>{&source, &map, &tee, &sink}) {
+        scheduler.assign(*block, random.below(worker_count));
+    }
     scheduler.connect(source.out, map.in);
     scheduler.connect(map.out, tee.in, {.capacity = 4});
     for (std::size_t out = 0; out < out_count; ++out) {
