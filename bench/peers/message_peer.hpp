@@ -94,8 +94,8 @@ public:
     explicit WeirChannel(std::size_t message_bytes)
         : message_bytes_(message_bytes), depth_(channel_depth(message_bytes)),
           domain_(weir::Domain::join(name_.text())),
-          pool_(domain_.pool("pool",
-                             {.buffer_bytes = std::max<std::size_t>(message_bytes, 64), .buffer_count = depth_ + 2})) {}
+          pool_(domain_.pool(
+              "pool", {.buffer_bytes = std::max<std::size_t>(message_bytes, 64), .buffer_count = 2 * depth_ + 16})) {}
 
     class Sender {
     public:

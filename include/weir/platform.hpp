@@ -52,6 +52,7 @@ template <class Word>
 /// ThreadSanitizer, which would not see it, it is not there.)
 class SharedPair {
 public:
+    /// Of both words.
     using Words = std::array<std::uint64_t, 2>;
 
 #if defined(__x86_64__) && !defined(WEIR_THREAD_SANITIZER)

@@ -87,6 +87,7 @@ static_assert(offsetof(RingState, head_hint) - offsetof(RingState, tail_hint) ==
 template <class Word>
 class BasicRing {
 public:
+    /// What lies in front of the cells.
     using State = BasicRingState<Word>;
 
     /// The bytes of shared memory that a ring of `capacity` values needs.

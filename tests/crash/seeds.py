@@ -52,7 +52,11 @@ SEEDS = [
                 "            } else if (load_cell(position) == cell) {\n",
                 "            } else if (reads_once || load_cell(position) == cell) {\n",
             ),
-            ("include/weir/ring.hpp", "class Ring {\npublic:\n", "class Ring {\npublic:\n    bool reads_once = false;\n"),
+            (
+                "include/weir/ring.hpp",
+                "class BasicRing {\npublic:\n",
+                "class BasicRing {\npublic:\n    bool reads_once = false;\n",
+            ),
             (
                 "lib/port.cpp",
                 "    const RingStatus status = ring_.search_room(position, [&]",
