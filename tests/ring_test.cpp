@@ -598,12 +598,41 @@ TEST_CASE("a batch takes all, or about a half, a quarter and so on, as far as th
         CHECK(consumer.try_pop(room) == 8);
         CHECK(consumer.try_pop(room) == 3);
         CHECK(consumer.try_pop(room) == 0);
+        CHECK(consumer.try_pop(room, 2) == 0);
+        CHECK(producer.try_push(all.first(30), 30) == 30);
+        CHECK(producer.try_push(all.first(40), 35) == 0);
+        CHECK(producer.try_push(all.first(40), 34) == 34); // and not 20
+        CHECK(producer.try_push(all.first(2), 2) == 0);
+        CHECK(consumer.try_pop(room.first(5), 5) == 5);
+        CHECK(consumer.try_pop(room, 60) == 0);
+        CHECK(consumer.try_pop(room, 59) == 59);
+        CHECK(popped[24] == 129);
+        CHECK(popped[25] == 100);
+        CHECK(consumer.try_pop(room.first(3), 3) == 0);
     };
     both(shared_in, shared_out);
     ExclusiveRingProducer alone_in(fixture.ring);
     ExclusiveRingConsumer alone_out(fixture.ring);
     both(alone_in, alone_out);
     CHECK(fixture.ring.check().empty());
+}
+
+TEST_CASE("a handle that others have left behind finds the ring's end before it says that a batch has no room") {
+    const Fixture fixture(16);
+    RingProducer early_in(fixture.ring);
+    RingConsumer early_out(fixture.ring);
+    const std::array<std::uint32_t, 16> values{};
+    std::array<std::uint32_t, 16> popped{};
+    for (int lap = 0; lap < 5; ++lap) {
+        RingProducer producer(fixture.ring);
+        RingConsumer consumer(fixture.ring);
+        REQUIRE(producer.try_push(std::span(values), 16) == 16);
+        REQUIRE(consumer.try_pop(std::span(popped).first(13), 13) == 13);
+        REQUIRE(consumer.try_pop(std::span(popped).first(3), 3) == 3);
+    }
+    CHECK(early_out.try_pop(std::span(popped).first(4), 4) == 0);
+    CHECK(early_in.try_push(std::span(values).first(12), 12) == 12);
+    CHECK(early_out.try_pop(std::span(popped).first(12), 12) == 12);
 }
 
 TEST_CASE("two threads with the ends for themselves hand slots to and fro, and what lies in them") {

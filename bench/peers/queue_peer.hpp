@@ -42,19 +42,28 @@ public:
         : producer_(weir::Ring(memory, queue_capacity)), consumer_(weir::Ring(memory, queue_capacity)) {}
     bool try_push(std::uint32_t value) { return producer_.try_push(value) == weir::RingStatus::ok; }
     bool try_pop(std::uint32_t& value) { return consumer_.try_pop(value) == weir::RingStatus::ok; }
-    /// In batches; those who push wait until all are in.
+    /// In batches: all, where there is room for all.
     bool try_push_all(std::span<const std::uint32_t> values) {
-        std::size_t count = producer_.try_push(values);
+        std::size_t count = producer_.try_push(values, values.size());
+        if (count == 0) {
+            return false;
+        }
         for (Backoff backoff; count < values.size(); count += producer_.try_push(values.subspan(count))) {
-            backoff();
+            backoff(); // another producer was faster
         }
         return true;
     }
-    std::size_t try_pop_some(std::span<std::uint32_t> values) { return consumer_.try_pop(values); }
+    /// As many as fit, or after some looks in vain fewer.
+    std::size_t try_pop_some(std::span<std::uint32_t> values) {
+        const std::size_t count = consumer_.try_pop(values, miss_count_ < 16 ? values.size() : 1);
+        miss_count_ = count == 0 ? miss_count_ + 1 : 0;
+        return count;
+    }
 
 private:
     Producer producer_;
     Consumer consumer_;
+    unsigned miss_count_ = 0;
 };
 using RingQueue = BasicRingQueue<Ends::many, weir::RingProducer, weir::RingConsumer>;
 using ExclusiveRingQueue = BasicRingQueue<Ends::one, weir::ExclusiveRingProducer, weir::ExclusiveRingConsumer>;

@@ -54,6 +54,7 @@
 #include <weir/error.hpp>
 #include <weir/platform.hpp>
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <span>
@@ -159,16 +160,17 @@ public:
     }
 
     /// How many of `wanted` cells from `position` on a batch goes for: all, or half of them, or a quarter, and so on until it
-    /// is a line at most, of which is_ready(position) of the last one is true. Cells are filled and emptied in the order of
-    /// their positions, so that one speaks for those before it. Asks for all their lines at once. Where there is no more than
-    /// a line it looks again after a pause: who is that close to the other end takes its line away for each cell.
+    /// is a line or `least` at most, of which is_ready(position) of the last one is true. Cells are filled and emptied in the
+    /// order of their positions, so that one speaks for those before it. Asks for all their lines at once. Where there is no
+    /// more than a line it looks again after a pause: who is that close to the other end takes its line away for each cell.
     template <class IsReady>
-    [[nodiscard]] std::size_t begin_batch(std::uint64_t position, std::size_t wanted,
+    [[nodiscard]] std::size_t begin_batch(std::uint64_t position, std::size_t wanted, std::size_t least,
                                           IsReady&& is_ready) const noexcept {
+        const std::size_t enough = std::max(line_cells, least);
         const auto ready_count = [&] {
             std::size_t count = wanted;
-            while (count > line_cells && !is_ready(position + count - 1)) {
-                count /= 2;
+            while (count > enough && !is_ready(position + count - 1)) {
+                count = std::max(count / 2, least);
             }
             return count;
         };
@@ -394,7 +396,7 @@ public:
         // Not even a look at the cell comes before its compare-and-swap, while there was room the last time: a consumer that
         // polls the cell would take its line away in between.
         while (looks_first_ || !fill(value)) {
-            const RingStatus status = ring_.search_room(position_, [](std::uint64_t) { return false; });
+            const RingStatus status = find_room();
             looks_first_ = status != RingStatus::ok;
             if (looks_first_) {
                 return status;
@@ -407,16 +409,25 @@ public:
     }
 
     /// Pushes the first ones of the values: all for which there is room where they are a line of cells or fewer (8); else
-    /// all, or about a half, a quarter and so on of them, as far as there is room for so many. 0 only where it is full.
+    /// all, or about a half, a quarter and so on of them, as far as there is room for so many. 0 only where it is full, or
+    /// there is no room for `least`, at most as many as there are values or cells. (Fewer than `least` where another producer
+    /// was faster.) Where both ends are busy, `least` keeps them out of each other's lines.
     /// Progress: lock-free.
     /// Returns how many.
     /// If the caller dies here: a prefix of the values is in the ring. [crash: push]
-    [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values) noexcept {
+    [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values, std::size_t least = 1) noexcept {
+        WEIR_ASSERT(least <= values.size() || least == 1, "a batch pushes no more values than it is given");
+        const auto is_room = [this](std::uint64_t position) {
+            return ring_.is_empty_of(position, ring_.load_cell(position));
+        };
+        // Others may have left this handle's position behind: it is looked for before that counts.
+        if (least > 1 && !is_room(position_ + least - 1) &&
+            (find_room() != RingStatus::ok || !is_room(position_ + least - 1))) {
+            return 0;
+        }
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
-            values = values.first(ring_.begin_batch(position_, values.size(), [this](std::uint64_t position) {
-                return ring_.is_empty_of(position, ring_.load_cell(position));
-            }));
+            values = values.first(ring_.begin_batch(position_, values.size(), least, is_room));
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_push(values[0]) == RingStatus::ok) {
                     count = 1;
@@ -431,6 +442,10 @@ public:
     }
 
 private:
+    [[nodiscard]] RingStatus find_room() noexcept {
+        return ring_.search_room(position_, [](std::uint64_t) { return false; });
+    }
+
     /// Publishes where it is, and asks for a line ahead while the other end is far away: close to it, that would take a line
     /// away from who is working on it.
     void begin_line() noexcept {
@@ -499,16 +514,26 @@ public:
     }
 
     /// Pops values: all that there are where they may be a line of cells or fewer (8); else as many as fit, or about a half,
-    /// a quarter and so on of that, as far as there are so many. 0 only where it is empty.
+    /// a quarter and so on of that, as far as there are so many. 0 only where it is empty, or there are fewer than `least`,
+    /// which is at most as many as fit or cells. (Fewer than `least` where another consumer was faster.)
     /// Progress: lock-free.
     /// Returns how many.
     /// If the caller dies here: a prefix of the values was taken. [crash: pop]
-    [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values) noexcept {
+    [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values, std::size_t least = 1) noexcept {
+        WEIR_ASSERT(least <= values.size() || least == 1, "a batch pops no more values than fit");
+        const auto is_item = [this](std::uint64_t position) {
+            return ring_.is_item_of(position, ring_.load_cell(position));
+        };
+        // As in the producer's.
+        if (least > 1 && !is_item(position_ + least - 1)) {
+            std::uint64_t cell = 0;
+            if (ring_.find_item(position_, cell) != RingStatus::ok || !is_item(position_ + least - 1)) {
+                return 0;
+            }
+        }
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
-            values = values.first(ring_.begin_batch(position_, values.size(), [this](std::uint64_t position) {
-                return ring_.is_item_of(position, ring_.load_cell(position));
-            }));
+            values = values.first(ring_.begin_batch(position_, values.size(), least, is_item));
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_pop(values[0]) == RingStatus::ok) {
                     count = 1;
