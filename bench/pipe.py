@@ -24,8 +24,10 @@ def ended_well(*processes):
         sys.exit(f"{[process.args for process in processes]} ended with {statuses}")
 
 
+port = f"bench.{os.getpid()}"
+
+
 def through_weir(weir, path, output=subprocess.DEVNULL):
-    port = f"bench.{os.getpid()}"
     receiver = subprocess.Popen([weir, "recv", port], stdout=output)
     sender = subprocess.Popen([weir, "send", port, path])
     ended_well(receiver, sender)
@@ -71,6 +73,8 @@ def main():
         for _ in range(arguments.repetitions):
             for name, run in runs.items():
                 seconds[name].append(seconds_of(run))
+    # The name is not used again: not even its lock file is to stay.
+    os.unlink(f"/dev/shm/weir+{os.getuid()}+pipe.{port}+lock")
     for name, measured in seconds.items():
         median = statistics.median(measured)
         print(f"{name:10} {median:6.3f} s  {arguments.bytes / median / (1 << 30):6.2f} GiB/s"
