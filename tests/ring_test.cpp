@@ -114,6 +114,9 @@ TEST_CASE("a value has 28 bits") {
     CHECK(pop(consumer) == ring_value_max);
     CHECK(pop(consumer) == 0U);
     CHECK(test::breaks_rule("28-bit values", [&] { static_cast<void>(producer.try_push(ring_value_max + 1)); }));
+    const std::vector<std::uint32_t> batch(16, ring_value_max + 1);
+    CHECK(test::breaks_rule("28-bit values",
+                            [&] { static_cast<void>(producer.try_push(std::span<const std::uint32_t>(batch))); }));
 }
 
 TEST_CASE("a handle that was idle for ten laps finds its place") {

@@ -20,7 +20,7 @@ in one text file:
     int x = word.load(); @@ names no memory order
 
 The mark ` @@ words` is cut off before the check reads the file; it says that the check must report, for this
-very line, a problem whose text contains these words. `== name (no newline at the end)` does what it says. A
+very line, a problem whose text contains these words. `@/` stands for a slash, so that no sample has a machine's paths in it. `== name (no newline at the end)` does what it says. A
 sample in a file good_*.txt expects nothing, one in bad_*.txt something. What is reported has to be exactly
 what is expected, every check needs both kinds, and every place in this script that reports a problem must be
 reached by some sample.
@@ -1473,6 +1473,7 @@ def unpack(sample: Path, root: Path) -> Expected:
     current = ""
     text = sample.read_text(encoding="utf-8")
     for line in text[:-1 if text.endswith("\n") else None].split("\n"):
+        line = line.replace("@/", "/")
         begins = SAMPLE_FILE.match(line)
         if begins:
             current = begins.group(1)

@@ -417,9 +417,6 @@ public:
     /// If the caller dies here: a prefix of the values is in the ring. [crash: push]
     [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values, std::size_t least = 1) noexcept {
         WEIR_ASSERT(least <= values.size() || least == 1, "a batch pushes no more values than it is given");
-        const auto is_room = [this](std::uint64_t position) {
-            return ring_.is_empty_of(position, ring_.load_cell(position));
-        };
         // Others may have left this handle's position behind: it is looked for before that counts.
         if (least > 1 && !is_room(position_ + least - 1) &&
             (find_room() != RingStatus::ok || !is_room(position_ + least - 1))) {
@@ -427,7 +424,8 @@ public:
         }
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
-            values = values.first(ring_.begin_batch(position_, values.size(), least, is_room));
+            values = values.first(ring_.begin_batch(position_, values.size(), least,
+                                                    [this](std::uint64_t position) { return is_room(position); }));
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_push(values[0]) == RingStatus::ok) {
                     count = 1;
@@ -442,6 +440,10 @@ public:
     }
 
 private:
+    [[nodiscard]] bool is_room(std::uint64_t position) const noexcept {
+        return ring_.is_empty_of(position, ring_.load_cell(position));
+    }
+
     [[nodiscard]] RingStatus find_room() noexcept {
         return ring_.search_room(position_, [](std::uint64_t) { return false; });
     }
@@ -451,8 +453,7 @@ private:
     void begin_line() noexcept {
         ring_.hint_tail(position_);
         if (position_ % ring_far_cells == 0) {
-            const std::uint64_t far = position_ + ring_far_cells;
-            is_far_ = ring_.is_empty_of(far, ring_.load_cell(far));
+            is_far_ = is_room(position_ + ring_far_cells);
         }
         if (is_far_) {
             ring_.prefetch_line_after(position_, ring_lines_ahead<end>);
@@ -461,6 +462,8 @@ private:
 
     /// Two by two, from an even position on, as long as that works: half as many locked instructions.
     [[nodiscard]] std::size_t push_pairs(std::span<const std::uint32_t> values) noexcept {
+        WEIR_ASSERT(std::ranges::all_of(values, [](std::uint32_t value) { return value <= ring_value_max; }),
+                    "a ring carries 28-bit values");
         std::size_t count = 0;
         while (position_ % 2 == 0 && count + 2 <= values.size() &&
                ring_.fill_pair(position_, values[count], values[count + 1])) {
@@ -521,9 +524,6 @@ public:
     /// If the caller dies here: a prefix of the values was taken. [crash: pop]
     [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values, std::size_t least = 1) noexcept {
         WEIR_ASSERT(least <= values.size() || least == 1, "a batch pops no more values than fit");
-        const auto is_item = [this](std::uint64_t position) {
-            return ring_.is_item_of(position, ring_.load_cell(position));
-        };
         // As in the producer's.
         if (least > 1 && !is_item(position_ + least - 1)) {
             std::uint64_t cell = 0;
@@ -533,7 +533,8 @@ public:
         }
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
-            values = values.first(ring_.begin_batch(position_, values.size(), least, is_item));
+            values = values.first(ring_.begin_batch(position_, values.size(), least,
+                                                    [this](std::uint64_t position) { return is_item(position); }));
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_pop(values[0]) == RingStatus::ok) {
                     count = 1;
@@ -548,12 +549,15 @@ public:
     }
 
 private:
+    [[nodiscard]] bool is_item(std::uint64_t position) const noexcept {
+        return ring_.is_item_of(position, ring_.load_cell(position));
+    }
+
     /// As the producer's.
     void begin_line() noexcept {
         ring_.hint_head(position_);
         if (position_ % ring_far_cells == 0) {
-            const std::uint64_t far = position_ + ring_far_cells;
-            is_far_ = ring_.is_item_of(far, ring_.load_cell(far));
+            is_far_ = is_item(position_ + ring_far_cells);
         }
         if (is_far_) {
             ring_.prefetch_line_after(position_, ring_lines_ahead<end>);

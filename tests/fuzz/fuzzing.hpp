@@ -58,6 +58,14 @@ bool attempt(Call&& call) {
     }
 }
 
+/// Runs a target's program, `run(is_hostile)`. What it opens first may fail only where something hostile was written before.
+template <class Run>
+void run_target(Run&& run, const char* what_can_be_opened) {
+    bool is_hostile = false;
+    const bool was_opened = attempt([&] { run(is_hostile); });
+    expect(was_opened || is_hostile, what_can_be_opened);
+}
+
 class Input {
 public:
     Input(const std::uint8_t* data, std::size_t size) noexcept : rest_(data, size) {}

@@ -145,4 +145,23 @@ inline std::uint32_t drain(const SmallDomain& memory, const weir::Port& port) {
     return count;
 }
 
+/// The end of a run: what is queued is popped, `leave()` is called, and then nothing is held where nothing hostile was written.
+template <class Leave>
+void end_well(const SmallDomain& memory, const Member& member, bool is_hostile, Leave&& leave) {
+    std::uint32_t popped_count = 0;
+    for (const weir::Port& port : member.ports) {
+        popped_count += drain(memory, port);
+    }
+    leave();
+    weir::DomainCensus census;
+    const std::vector<std::string> broken = weir::check_domain(member.me.table, member.buffers, member.ports, &census);
+    if (!is_hostile) {
+        expect_sound(broken);
+        expect(census.free_count == buffer_count, "all buffers are free at the end");
+    }
+    if (broken.empty() && popped_count > 0) {
+        succeeded();
+    }
+}
+
 } // namespace fuzz
