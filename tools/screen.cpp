@@ -26,7 +26,10 @@ namespace {
 
 constexpr char escape = '\033';
 constexpr std::string_view enter_sequence = "\033[?1049h\033[?25l\033[?7l"; // second page, no cursor, no wrapping
-constexpr std::string_view leave_sequence = "\033[m\033[?7h\033[?25h\033[?1049l";
+constexpr std::string_view leave_sequence = "\033[?2026l\033[m\033[?7h\033[?25h\033[?1049l";
+// Terminals that know it show a page at once; others ignore it. (Synchronized output, DEC private mode 2026.)
+constexpr std::string_view page_begin_sequence = "\033[?2026h";
+constexpr std::string_view page_end_sequence = "\033[?2026l";
 constexpr std::array ending_signals{SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 /// For the rest of a key's sequence, and for a terminal that does not take what is written.
 constexpr std::int64_t patience_ns = 50'000'000;
@@ -239,7 +242,10 @@ void Screen::show(std::vector<Line> lines) {
     if (lines.size() > now.rows) {
         lines.resize(now.rows);
     }
-    std::string text = is_new ? "\033[m\033[2J" : "";
+    std::string text(page_begin_sequence);
+    if (is_new) {
+        text += "\033[m\033[2J";
+    }
     for (std::size_t row = 0; row < lines.size(); ++row) {
         if (is_new || row >= shown_.size() || lines[row] != shown_[row]) {
             text += fmt::format("\033[{};1H{}", row + 1, rendered(lines[row], now.columns, has_colours_));
@@ -248,6 +254,7 @@ void Screen::show(std::vector<Line> lines) {
     if (!is_new && lines.size() < shown_.size()) {
         text += fmt::format("\033[{};1H\033[J", lines.size() + 1);
     }
+    text += page_end_sequence;
     shown_ = std::move(lines);
     shown_size_ = now;
     is_shown_ = true;
