@@ -125,25 +125,35 @@ def measure(builds: Sequence[Dict[str, Path]], sides: Sequence[Optional[str]], t
         kept = min(sum(run["kept"] and run.get("side") == side for run in raw[benchmark]) for side in sides)
         return max(wanted_count(benchmark, repetitions) - kept, 0)
 
+    def run(benchmark: str, count: int, number: int) -> None:
+        for build, side in list(zip(builds, sides))[:: 1 if number % 2 == 0 else -1]:
+            pattern = f"^{re.escape(benchmark)}/iterations"
+            for name, measured in run_program(build[benchmark], pattern, count, tiny):
+                if name != benchmark:
+                    raise Failed(f"{benchmark}: ran {name} instead")
+                raw[benchmark].append({"round": number, **({"side": side} if side else {}), **measured})
+
+    def tell(what: str) -> None:
+        print(f"{what}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
     began = time.monotonic()
+    repeated = [benchmark for benchmark in raw if not peers.runs_once(benchmark)]
     for number in range(rounds_max):
-        behind = [benchmark for benchmark in raw if missing_count(benchmark) > 0]
+        behind = [benchmark for benchmark in repeated if missing_count(benchmark) > 0]
         if not behind:
             break
         for benchmark in behind:
             # A few at a time: what is left is taken later, at another minute's weather.
-            count = min(max(1, repetitions // 5), missing_count(benchmark)) if len(sides) == 1 else 1
-            for build, side in list(zip(builds, sides))[:: 1 if number % 2 == 0 else -1]:
-                pattern = f"^{re.escape(benchmark)}/iterations"
-                for name, measured in run_program(build[benchmark], pattern, count, tiny):
-                    if name != benchmark:
-                        raise Failed(f"{benchmark}: ran {name} instead")
-                    raw[benchmark].append({"round": number, **({"side": side} if side else {}), **measured})
+            run(benchmark, min(max(1, repetitions // 5), missing_count(benchmark)) if len(sides) == 1 else 1, number)
         # At tiny size nothing is measured, so nothing is unsteady.
         placements = samples.mark(raw, keeps_all=tiny)
-        missing = sum(missing_count(benchmark) for benchmark in raw)
-        print(f"round {number + 1}: {missing} repetitions are missing, {time.monotonic() - began:.0f} s",
-              file=sys.stderr, flush=True)
+        tell(f"round {number + 1}: {sum(missing_count(benchmark) for benchmark in repeated)} repetitions are missing")
+    # What takes minutes comes last, so that the rounds lie close together.
+    for benchmark in raw:
+        if peers.runs_once(benchmark):
+            run(benchmark, 1, 0)
+            tell(benchmark)
+    placements = samples.mark(raw, keeps_all=tiny)
     return raw, placements
 
 
