@@ -44,10 +44,10 @@ std::optional<std::uint32_t> pop(RingConsumer& consumer) {
 }
 
 /// Whether a batch of up to `wanted` values may have moved `moved` of those that are `possible`: all, where they may be a
-/// line of cells or fewer; else about a half, a quarter and so on; and a handle that has been left behind misjudges how many.
+/// line of cells or fewer; else a half of them at least.
 bool is_batch(std::size_t moved, std::size_t wanted, std::size_t possible) {
     const std::size_t most = std::min(wanted, possible);
-    return moved <= most && moved >= std::min(most, wanted > Ring::line_cells ? Ring::line_cells / 2 : wanted);
+    return moved <= most && moved >= (wanted > Ring::line_cells ? most / 2 : most);
 }
 
 } // namespace
@@ -637,6 +637,30 @@ TEST_CASE("a handle that others have left behind finds the ring's end before it 
     CHECK(early_in.try_push(std::span(values).first(12), 12) == 12);
     CHECK(early_out.try_pop(std::span(popped).first(12), 12) == 12);
 }
+
+TEST_CASE("several handles of an end get whole batches in turn, and know too few for what they are") {
+    const Fixture fixture(1024);
+    std::array<RingProducer, 2> in{RingProducer(fixture.ring), RingProducer(fixture.ring)};
+    std::array<RingConsumer, 2> out{RingConsumer(fixture.ring), RingConsumer(fixture.ring)};
+    std::array<std::uint32_t, 64> values{};
+    for (std::size_t batch = 0; batch < 16; ++batch) {
+        CHECK(in[batch % 2].try_push(std::span<const std::uint32_t>(values)) == 64);
+    }
+    for (std::size_t batch = 0; batch < 15; ++batch) {
+        CHECK(out[batch % 2].try_pop(std::span(values)) == 64);
+    }
+    // One value is left behind the cell that the second one would look at first, which has been emptied.
+    CHECK(out[1].try_pop(std::span(values).first(62)) == 62);
+    CHECK(out[0].try_pop(std::span(values).first(1)) == 1);
+    CHECK(out[1].try_pop(std::span(values).first(40), 2) == 0);
+    CHECK(out[1].try_pop(std::span(values).first(40)) == 1);
+}
+
+static_assert(std::is_copy_constructible_v<RingProducer> && std::is_copy_constructible_v<RingConsumer>);
+static_assert(!std::is_copy_constructible_v<ExclusiveRingProducer> &&
+              std::is_move_constructible_v<ExclusiveRingProducer>);
+static_assert(!std::is_copy_constructible_v<ExclusiveRingConsumer> &&
+              std::is_move_constructible_v<ExclusiveRingConsumer>);
 
 TEST_CASE("two threads with the ends for themselves hand slots to and fro, and what lies in them") {
     constexpr std::uint32_t message_count = 60'000;

@@ -1,7 +1,8 @@
 // ring.hpp (layer 2): Ring, a lock-free FIFO of small values between any number of producers and consumers.
 //
 // It lives in plain shared memory, in which all-zero bytes are an empty ring, and it works between processes that may
-// be killed at any instruction: each operation is one compare-and-swap on one cell, so it happened or it did not.
+// be killed at any instruction: each value goes in or out by one step on its cell (a compare-and-swap, or a store where nobody
+// else can change it), so it happened or it did not.
 //
 //     alignas(64) std::byte memory[weir::Ring::bytes(8)] = {};   // or a shared mapping
 //     weir::Ring ring(memory, 8);
@@ -26,7 +27,9 @@
 // and then the hint is read.
 //
 // An end that one handle has for itself may be exclusive: nobody else can change the cell that it works on, so it stores
-// where a shared end compares and swaps. All else, and what a death leaves, is the same; the other end may be shared.
+// where a shared end compares and swaps. What a death leaves is the same; the other end may be shared. But who sleeps until
+// the other end has done something (EventCount) needs it to be a shared one: a store may become visible only after the look
+// at who waits, and then nobody is woken.
 //
 // A batch asks for the lines of all its cells before it touches the first, and a shared end takes two cells in one step where
 // the processor can (cmpxchg16b), which is what both would be one after the other with nothing in between.
@@ -40,10 +43,12 @@
 // | a handle || itself           | no: a handle belongs to one thread at a time       |
 // | check(), depth() || anything | yes: they only read                                |
 //
-// Progress: lock-free. A call that runs alone ends within 2n + 64 steps; of several, one always completes.
+// Progress: lock-free. A call that runs alone ends within 2n + 64 steps, a batch within so many a value; of several, one
+// always completes.
 // If the caller dies here: the cell's compare-and-swap happened or it did not; the others see a message more or not,
 // and no operation waits for the dead. [crash: push, pop]
-// The memory is not trusted: turns that no operation writes are reported as RingStatus::corrupt.
+// The memory is not trusted: turns that no operation writes are reported as RingStatus::corrupt. A batch ends in front of
+// them; a single push or pop then says so.
 //
 // The port (port.hpp) is built on find_room, fill, find_item and clear, and decides by itself when an item is taken.
 //
@@ -122,7 +127,7 @@ public:
     [[nodiscard]] bool fill(std::uint64_t position, std::uint32_t value) noexcept {
         std::uint64_t expected = empty_cell(position);
         // (2) seq_cst, on failure acquire: hands over the message, and then the waiters' bit is looked at; a loser has
-        // seen what the winner did; pairs with (1), (3), (10), and (2) in event_count.hpp
+        // seen what the winner did; pairs with (1), (3), (8), (10), and (2) in event_count.hpp
         return shared(cells_[position & mask_])
             .compare_exchange_strong(expected, expected | filled_bit | value, std::memory_order_seq_cst,
                                      std::memory_order_acquire);
@@ -148,7 +153,7 @@ public:
     /// was not empty.
     [[nodiscard]] bool fill_pair(std::uint64_t position, std::uint32_t first, std::uint32_t second) noexcept {
         const std::uint64_t empty = empty_cell(position);
-        // (9) seq_cst, on failure acquire: as (2), for two cells; pairs with (1), (3), (10), and (2) in event_count.hpp
+        // (9) seq_cst, on failure acquire: as (2), for two cells; pairs with (1), (3), (8), (10), and (2) in event_count.hpp
         return SharedPair(cells_[position & mask_])
             .compare_exchange_strong({empty, empty}, {empty | filled_bit | first, empty | filled_bit | second},
                                      std::memory_order_seq_cst, std::memory_order_acquire);
@@ -162,10 +167,11 @@ public:
     /// How many of `wanted` cells from `position` on a batch goes for: all, or half of them, or a quarter, and so on until it
     /// is a line or `least` at most, of which is_ready(position) of the last one is true. Cells are filled and emptied in the
     /// order of their positions, so that one speaks for those before it. Asks for all their lines at once. Where there is no
-    /// more than a line it looks again after a pause: who is that close to the other end takes its line away for each cell.
-    template <class IsReady>
-    [[nodiscard]] std::size_t begin_batch(std::uint64_t position, std::size_t wanted, std::size_t least,
-                                          IsReady&& is_ready) const noexcept {
+    /// more than a line it looks again after a pause: who is that close to the other end takes its line away for each cell;
+    /// and after find_end(), which moves `position` to where others have left the end.
+    template <class IsReady, class FindEnd>
+    [[nodiscard]] std::size_t begin_batch(const std::uint64_t& position, std::size_t wanted, std::size_t least,
+                                          IsReady&& is_ready, FindEnd&& find_end) const noexcept {
         const std::size_t enough = std::max(line_cells, least);
         const auto ready_count = [&] {
             std::size_t count = wanted;
@@ -176,11 +182,13 @@ public:
         };
         std::size_t count = ready_count();
         if (count <= line_cells) {
+            find_end();
             cpu_relax();
             count = ready_count();
         }
-        for (std::size_t offset = 0; offset < count; offset += line_cells) {
-            prefetch_for_write(&cells_[(position + offset) & mask_]);
+        for (std::uint64_t line = position & ~std::uint64_t{line_cells - 1}; line < position + count;
+             line += line_cells) {
+            prefetch_for_write(&cells_[line & mask_]);
         }
         return count;
     }
@@ -207,7 +215,7 @@ public:
 
     /// As clear(), for the only consumer: nobody else empties a cell meanwhile.
     void clear_alone(std::uint64_t position, std::uint64_t cell) noexcept {
-        // (8) release: hands the room over; pairs with (1), (6)
+        // (8) release: hands the room over; pairs with (1), (2), (6), (9)
         shared(cells_[position & mask_])
             .store((cell & ~std::uint64_t{ring_value_max}) + filled_bit, std::memory_order_release);
     }
@@ -372,8 +380,9 @@ using Ring = BasicRing<std::uint64_t>;
 
 /// How many handles an end of a ring has at a time, in all processes.
 enum class RingEnd : std::uint8_t {
-    shared,    ///< any number
-    exclusive, ///< one, which then stores where it would compare and swap; of a dead one's successors, one
+    shared, ///< any number
+    exclusive, ///< one, which then stores where it would compare and swap; of a dead one's successors, one. Not for what an
+               ///< EventCount tells of: the store may come after the look at who waits
 };
 
 /// How far a handle looks now and then, to see whether the other end is far away, and how many lines ahead it then asks for:
@@ -382,9 +391,19 @@ inline constexpr std::uint64_t ring_far_cells = 64;
 template <RingEnd end>
 inline constexpr unsigned ring_lines_ahead = end == RingEnd::exclusive ? 3 : 1;
 
+/// What handles are copied like: of an exclusive end's there is one.
+template <RingEnd end>
+struct RingHandleCopies {};
+template <>
+struct RingHandleCopies<RingEnd::exclusive> {
+    RingHandleCopies() = default;
+    RingHandleCopies(RingHandleCopies&&) = default;
+    RingHandleCopies& operator=(RingHandleCopies&&) = default;
+};
+
 /// One thread's handle for pushing into a ring that is used alone.
 template <RingEnd end, class Word = std::uint64_t>
-class BasicRingProducer {
+class BasicRingProducer : RingHandleCopies<end> {
 public:
     explicit BasicRingProducer(BasicRing<Word> ring) noexcept : ring_(ring), position_(ring.tail_hint()) {}
 
@@ -409,23 +428,28 @@ public:
     }
 
     /// Pushes the first ones of the values: all for which there is room where they are a line of cells or fewer (8); else
-    /// all, or about a half, a quarter and so on of them, as far as there is room for so many. 0 only where it is full, or
-    /// there is no room for `least`, at most as many as there are values or cells. (Fewer than `least` where another producer
-    /// was faster.) Where both ends are busy, `least` keeps them out of each other's lines.
+    /// all, or about a half, a quarter and so on of them, as far as there is room for so many. 0 only where it is full or
+    /// corrupt, or there is no room for `least`, at most as many as there are values or cells. (Fewer than `least` where another
+    /// producer was faster.) Where both ends are busy, `least` keeps them out of each other's lines; together the two
+    /// ends' must be no more than the capacity and one, or each may wait for the other for ever.
     /// Progress: lock-free.
     /// Returns how many.
     /// If the caller dies here: a prefix of the values is in the ring. [crash: push]
     [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values, std::size_t least = 1) noexcept {
-        WEIR_ASSERT(least <= values.size() || least == 1, "a batch pushes no more values than it is given");
-        // Others may have left this handle's position behind: it is looked for before that counts.
-        if (least > 1 && !is_room(position_ + least - 1) &&
-            (find_room() != RingStatus::ok || !is_room(position_ + least - 1))) {
-            return 0;
+        WEIR_ASSERT((least <= values.size() && least <= ring_.capacity()) || least == 1,
+                    "a batch pushes no more values than it is given, or than the ring has cells");
+        // Others may have left this handle's position behind, and may do so again: only at the tail is there too little room.
+        while (least > 1 && !(is_room(position_) && is_room(position_ + least - 1))) {
+            const std::uint64_t looked_from = position_;
+            if (find_room() != RingStatus::ok || position_ == looked_from) {
+                return 0;
+            }
         }
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
-            values = values.first(ring_.begin_batch(position_, values.size(), least,
-                                                    [this](std::uint64_t position) { return is_room(position); }));
+            values = values.first(ring_.begin_batch(
+                position_, values.size(), least, [this](std::uint64_t position) { return is_room(position); },
+                [this] { static_cast<void>(find_room()); }));
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_push(values[0]) == RingStatus::ok) {
                     count = 1;
@@ -492,7 +516,7 @@ private:
 
 /// One thread's handle for popping from a ring that is used alone.
 template <RingEnd end, class Word = std::uint64_t>
-class BasicRingConsumer {
+class BasicRingConsumer : RingHandleCopies<end> {
 public:
     explicit BasicRingConsumer(BasicRing<Word> ring) noexcept : ring_(ring), position_(ring.head_hint()) {}
 
@@ -517,24 +541,27 @@ public:
     }
 
     /// Pops values: all that there are where they may be a line of cells or fewer (8); else as many as fit, or about a half,
-    /// a quarter and so on of that, as far as there are so many. 0 only where it is empty, or there are fewer than `least`,
-    /// which is at most as many as fit or cells. (Fewer than `least` where another consumer was faster.)
+    /// a quarter and so on of that, as far as there are so many. 0 only where it is empty or corrupt, or there are fewer than
+    /// `least`, which is at most as many as fit or cells. (Fewer than `least` where another consumer was faster.) As for the
+    /// producer's; and who takes what is left at the end asks for 1.
     /// Progress: lock-free.
     /// Returns how many.
     /// If the caller dies here: a prefix of the values was taken. [crash: pop]
     [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values, std::size_t least = 1) noexcept {
-        WEIR_ASSERT(least <= values.size() || least == 1, "a batch pops no more values than fit");
+        WEIR_ASSERT((least <= values.size() && least <= ring_.capacity()) || least == 1,
+                    "a batch pops no more values than fit, or than the ring has cells");
         // As in the producer's.
-        if (least > 1 && !is_item(position_ + least - 1)) {
-            std::uint64_t cell = 0;
-            if (ring_.find_item(position_, cell) != RingStatus::ok || !is_item(position_ + least - 1)) {
+        while (least > 1 && !(is_item(position_) && is_item(position_ + least - 1))) {
+            const std::uint64_t looked_from = position_;
+            if (find_item() != RingStatus::ok || position_ == looked_from) {
                 return 0;
             }
         }
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
-            values = values.first(ring_.begin_batch(position_, values.size(), least,
-                                                    [this](std::uint64_t position) { return is_item(position); }));
+            values = values.first(ring_.begin_batch(
+                position_, values.size(), least, [this](std::uint64_t position) { return is_item(position); },
+                [this] { static_cast<void>(find_item()); }));
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_pop(values[0]) == RingStatus::ok) {
                     count = 1;
@@ -551,6 +578,11 @@ public:
 private:
     [[nodiscard]] bool is_item(std::uint64_t position) const noexcept {
         return ring_.is_item_of(position, ring_.load_cell(position));
+    }
+
+    RingStatus find_item() noexcept {
+        std::uint64_t cell = 0;
+        return ring_.find_item(position_, cell);
     }
 
     /// As the producer's.

@@ -6,7 +6,8 @@
 
 namespace {
 
-constexpr std::uint32_t capacity_largest = 16;
+constexpr std::uint32_t capacities[] = {2, 4, 8, 16, 64};
+constexpr std::size_t batch_size_max = 40;
 
 std::uint64_t drain(weir::Ring ring) {
     weir::RingConsumer consumer(ring);
@@ -34,6 +35,21 @@ struct Handles {
     Shared second;
     std::optional<Exclusive> exclusive;
 };
+
+/// How few values a batch of `size` is content with.
+std::size_t choose_least(fuzz::Input& input, std::size_t size, std::uint32_t capacity) {
+    const std::size_t most = std::min<std::size_t>(size, capacity);
+    return most > 1 && input.flag() ? 1 + input.below(most) : 1;
+}
+
+/// Whether that is how many a batch moves, of which there are or there is room for `possible`.
+bool is_batch(std::size_t moved, std::size_t wanted, std::size_t possible, std::size_t least) {
+    const std::size_t most = std::min(wanted, possible);
+    if (most < least || wanted <= weir::Ring::line_cells) {
+        return moved == (most < least ? 0 : most);
+    }
+    return moved <= most && moved >= std::max(least, most / 2);
+}
 
 void run(fuzz::Input& input, weir::Ring ring, std::span<std::byte> memory) {
     const std::span<std::byte> regions[] = {memory.first(sizeof(weir::RingState)),
@@ -80,17 +96,25 @@ void run(fuzz::Input& input, weir::Ring ring, std::span<std::byte> memory) {
             break;
         }
         case 4: {
-            const std::uint32_t values[3] = {1, 2, 3};
-            const std::size_t count =
-                producers.with(input.flag(), [&](auto& producer) { return producer.try_push(std::span(values)); });
-            model.insert(model.end(), values, values + count);
+            const std::vector<std::uint32_t> values(input.below(batch_size_max + 1), input.byte());
+            const std::size_t least = choose_least(input, values.size(), ring.capacity());
+            const std::size_t count = producers.with(
+                input.flag(), [&](auto& producer) { return producer.try_push(std::span(values), least); });
+            fuzz::expect(count <= values.size(), "no more is pushed than there is");
+            fuzz::expect(is_hostile || is_batch(count, values.size(), ring.capacity() - model.size(), least),
+                         "a batch pushes about as much as there is room for");
+            model.insert(model.end(), values.data(), values.data() + count);
             break;
         }
         case 5: {
-            std::uint32_t values[3] = {};
-            const std::size_t count =
-                consumers.with(input.flag(), [&](auto& consumer) { return consumer.try_pop(std::span(values)); });
-            fuzz::expect(is_hostile || std::equal(values, values + count, model.begin()),
+            std::vector<std::uint32_t> values(input.below(batch_size_max + 1));
+            const std::size_t least = choose_least(input, values.size(), ring.capacity());
+            const std::size_t count = consumers.with(
+                input.flag(), [&](auto& consumer) { return consumer.try_pop(std::span(values), least); });
+            fuzz::expect(count <= values.size(), "no more is popped than fits");
+            fuzz::expect(is_hostile || is_batch(count, values.size(), model.size(), least),
+                         "a batch pops about as much as there is");
+            fuzz::expect(is_hostile || std::equal(values.data(), values.data() + count, model.begin()),
                          "a batch comes in the order of its pushes");
             model.erase(model.begin(), model.begin() + static_cast<std::ptrdiff_t>(std::min(count, model.size())));
             break;
@@ -120,16 +144,16 @@ void run(fuzz::Input& input, weir::Ring ring, std::span<std::byte> memory) {
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    static fuzz::Memory memories[] = {
-        fuzz::Memory(weir::Ring::bytes(2)),
-        fuzz::Memory(weir::Ring::bytes(4)),
-        fuzz::Memory(weir::Ring::bytes(8)),
-        fuzz::Memory(weir::Ring::bytes(capacity_largest)),
-    };
+    static std::vector<fuzz::Memory> memories;
+    if (memories.empty()) {
+        for (const std::uint32_t capacity : capacities) {
+            memories.emplace_back(weir::Ring::bytes(capacity));
+        }
+    }
     fuzz::Input input(data, size);
-    const std::size_t shape = input.below(std::size(memories));
+    const std::size_t shape = input.below(memories.size());
     memories[shape].reset();
     const std::span<std::byte> memory = memories[shape].span();
-    run(input, weir::Ring(memory, 2U << shape), memory);
+    run(input, weir::Ring(memory, capacities[shape]), memory);
     return 0;
 }

@@ -37,10 +37,11 @@ using WatchedRing = BasicRing<WatchedWord>;
 
 constexpr std::uint32_t capacity = 2;
 
+template <std::uint32_t cell_count = capacity>
 struct RingMemory {
-    alignas(cache_line_bytes) std::array<std::byte, WatchedRing::bytes(capacity)> bytes{};
+    alignas(cache_line_bytes) std::array<std::byte, WatchedRing::bytes(cell_count)> bytes{};
 
-    [[nodiscard]] WatchedRing ring() { return {bytes, capacity}; }
+    [[nodiscard]] WatchedRing ring() { return {bytes, cell_count}; }
 };
 
 /// What the processes of a run saw; what one is doing when it dies stays `maybe`.
@@ -103,7 +104,7 @@ std::string broken_invariants(const WatchedRing& ring) {
 /// Producers that push two values each, consumers that try three times.
 template <RingEnd producer_end, RingEnd consumer_end>
 std::string share_ring(Run& run, std::size_t producer_count, std::size_t consumer_count) {
-    RingMemory memory;
+    RingMemory<> memory;
     Seen seen;
     for (std::uint32_t number = 0; number < producer_count; ++number) {
         run.thread(pushes<producer_end>(memory.ring(), seen.by[number], 10 * (number + 1), 2));
@@ -130,6 +131,58 @@ std::string exclusive_ends(Run& run) {
 
 std::string two_producers_of_an_exclusive_end(Run& run) {
     return share_ring<RingEnd::exclusive, RingEnd::shared>(run, 2, 1);
+}
+
+/// Two processes push, or pop, all-or-nothing batches of two, two each, of which there are four times as many: none is refused.
+template <class Handle, class Try>
+std::string batches_of_two(Run& run, WatchedRing ring, Try&& try_batch) {
+    bool was_refused = false;
+    for (int number = 0; number < 2; ++number) {
+        run.thread([ring, &was_refused, &try_batch] {
+            Handle handle(ring);
+            for (int attempt = 0; attempt < 2; ++attempt) {
+                was_refused = try_batch(handle) == 0 || was_refused;
+            }
+        });
+    }
+    run.go();
+    const std::string broken = broken_invariants(ring);
+    return was_refused ? "a batch was refused though there was enough all the time" : broken;
+}
+
+std::string popped_batches(Run& run) {
+    RingMemory<16> memory;
+    BasicRingProducer<RingEnd::shared, WatchedWord> producer(memory.ring());
+    for (std::uint32_t value = 0; value < 16; ++value) {
+        static_cast<void>(producer.try_push(value));
+    }
+    std::array<unsigned, 16> count{};
+    using Consumer = BasicRingConsumer<RingEnd::shared, WatchedWord>;
+    std::string wrong = batches_of_two<Consumer>(run, memory.ring(), [&](Consumer& consumer) {
+        std::array<std::uint32_t, 2> values{};
+        const std::size_t popped = consumer.try_pop(std::span(values), 2);
+        for (std::size_t place = 0; place < popped; ++place) {
+            ++count[values[place]];
+        }
+        return popped;
+    });
+    for (const std::uint32_t value : content_of(memory.ring())) {
+        ++count[value];
+    }
+    return wrong.empty() && std::ranges::count(count, 1U) != 16 ? "a value is lost, or came twice" : wrong;
+}
+
+std::string pushed_batches(Run& run) {
+    RingMemory<16> memory;
+    unsigned count = 0;
+    using Producer = BasicRingProducer<RingEnd::shared, WatchedWord>;
+    std::string wrong = batches_of_two<Producer>(run, memory.ring(), [&](Producer& producer) {
+        const std::array<std::uint32_t, 2> values{5, 6};
+        const std::size_t pushed = producer.try_push(std::span(values), 2);
+        count += static_cast<unsigned>(pushed);
+        return pushed;
+    });
+    return wrong.empty() && content_of(memory.ring()).size() != count ? "a value is lost, or came twice" : wrong;
 }
 
 // ---- Reference words ---------------------------------------------------------------------------------------
@@ -191,7 +244,7 @@ std::string two_reapers(Run& run) {
 
 /// As a port does it (port.hpp): buffer b's reference word is words[b], and a cell holds b and the low bits of its generation.
 struct Messages {
-    RingMemory memory;
+    RingMemory<> memory;
     std::array<WatchedWord, 4> words{};
 
     static constexpr unsigned generation_shift = 20;
@@ -312,6 +365,8 @@ constexpr std::array scenarios{
              {.preemption_count_max = 4, .death_count_max = 1},
              a_producer_and_two_consumers},
     Scenario{"exclusive ends", {.preemption_count_max = 8, .death_count_max = 2}, exclusive_ends},
+    Scenario{"popped batches", {.preemption_count_max = 4}, popped_batches},
+    Scenario{"pushed batches", {.preemption_count_max = 4}, pushed_batches},
     Scenario{"one holder", {.preemption_count_max = 4}, one_holder},
     Scenario{"two reapers", {.preemption_count_max = 9}, two_reapers},
     Scenario{"messages", {.preemption_count_max = 2, .death_count_max = 1}, messages},
