@@ -27,8 +27,8 @@ public:
         if (bytes.empty() || bytes.front() != wanted || bytes.back() != wanted) {
             return false;
         }
-        // Each camera numbers its frames from 0 on. What is missing was dropped, or another viewer has it.
-        std::uint64_t& next = next_sequences_[frame.tag()];
+        // From the first one that it sees of a camera on, what is missing was dropped, or another viewer has it.
+        std::uint64_t& next = next_sequences_.try_emplace(frame.tag(), frame.sequence()).first->second;
         missed_count_ += frame.sequence() > next ? frame.sequence() - next : 0;
         next = frame.sequence() + 1;
         ++frame_count_;

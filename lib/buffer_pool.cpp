@@ -17,8 +17,9 @@ void check_options(const BufferPoolOptions& options) {
     }
     if (options.buffer_count == 0 || options.buffer_count > domain_buffer_count_max ||
         options.first_buffer > domain_buffer_count_max - options.buffer_count) {
-        throw_error(errc::invalid_size, "a domain has buffers 0 to 1,048,575; asked for " +
-                                            std::to_string(options.buffer_count) + " from " +
+        throw_error(errc::invalid_size, "a pool has 1 buffer or more, and a domain buffers 0 to 1,048,575; asked for "
+                                        "buffer_count " +
+                                            std::to_string(options.buffer_count) + ", from " +
                                             std::to_string(options.first_buffer) + " on");
     }
     if (options.references_per_buffer != references_per_line &&

@@ -78,6 +78,15 @@ Segment make_registry(const DomainNames& names, const JoinOptions& options) {
     return segment;
 }
 
+std::string describe(const PortOptions& options) {
+    const char* const when_full = options.when_full == WhenFull::wait     ? "wait"
+                                  : options.when_full == WhenFull::refuse ? "refuse"
+                                                                          : "drop_oldest";
+    return "capacity " + std::to_string(options.capacity) + ", when_full " + when_full + ", when_unconsumed " +
+           (options.when_unconsumed == WhenUnconsumed::close ? "close" : "fill") + ", time_stamps " +
+           (options.time_stamps ? "true" : "false");
+}
+
 std::optional<Segment> open_registry(const DomainNames& names) {
     SegmentExpectation expected;
     expected.kind = SegmentKind::registry;
@@ -475,10 +484,10 @@ DomainState::MappedPort& DomainState::port(std::string_view name, const PortOpti
                 if (port.name() == name) {
                     const PortOptions& there = port.view.options();
                     if (may_make && parameters_hash(there) != parameters_hash(options)) {
-                        throw_error(errc::other_parameters,
-                                    "port " + std::string(name) + " is there with a capacity of " +
-                                        std::to_string(there.capacity) +
-                                        ", or with other policies; ask for the same, or open it without options");
+                        throw_error(errc::other_parameters, "port " + std::string(name) + " is there with " +
+                                                                describe(there) + ", and not with " +
+                                                                describe(options) +
+                                                                "; ask for the same, or open it without options");
                     }
                     return port;
                 }
@@ -766,9 +775,9 @@ void Domain::leave() {
         return;
     }
     static_cast<void>(state());
-    if (state_.use_count() != 1) {
-        throw_error(errc::busy, "domain " + name() + ": " + std::to_string(state_.use_count() - 1) +
-                                    " handles of this membership still exist; end them first");
+    if (const auto count = state_.use_count() - 1; count != 0) {
+        throw_error(errc::busy, "domain " + name() + ": handles of this membership that still exist: " +
+                                    std::to_string(count) + "; end them first");
     }
     state_.reset();
 }

@@ -31,10 +31,10 @@ public:
         case errc::timed_out: return "timed out";
         case errc::no_buffer: return "an empty BufferPtr cannot be pushed";
         case errc::reap_incomplete: return "not everything was given to the reaper";
-        case errc::busy: return "another process joins, leaves or removes; it may be stopped";
+        case errc::busy: return "in use just now";
         case errc::used_after_fork: return "used in a forked child; join anew there";
         }
-        return "unknown weir error " + std::to_string(value);
+        return value == 0 ? "no error" : "unknown weir error " + std::to_string(value);
     }
 };
 

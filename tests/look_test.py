@@ -124,6 +124,10 @@ class LookTest(programs_testing.ProgramsTest):
         self.assertIn("removed", self.weir("rm", self.domain).stdout)
         self.assertEqual(self.files(), [])
         self.weir("rm", self.domain, status=1)
+        lock_file = pathlib.Path(f"/dev/shm/{self.prefix}lock")  # which stays of one that ended in good order
+        lock_file.touch(mode=0o600)
+        self.assertIn("only its lock file was left", self.weir("rm", self.domain).stdout)
+        self.assertFalse(lock_file.exists())
 
     def test_a_domain_in_use_is_removed_by_force(self):
         producer, consumer = self.start_pair()

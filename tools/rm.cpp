@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 
 namespace weir::tool {
@@ -36,9 +37,12 @@ int run(const Arguments& given) {
         options.force = given.force;
         options.lock_file = true;
         try {
-            const bool was_there = Domain::remove(domain.name, options);
-            if (was_there) {
+            const bool had_lock_file =
+                std::filesystem::exists(segment_path(DomainNames(domain.user, domain.name).lock()));
+            if (Domain::remove(domain.name, options)) {
                 fmt::print("{}: removed\n", domain.name);
+            } else if (had_lock_file) {
+                fmt::print("{}: only its lock file was left; removed\n", domain.name);
             } else {
                 fmt::print(stderr, "weir: there is no domain {} of user {}: {}\n", domain.name, user_name(domain.user),
                            describe_domains(domain.user));

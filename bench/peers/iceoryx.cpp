@@ -59,9 +59,15 @@ public:
     ~RouDi() {
         kill(process_, SIGTERM);
         int status = 0;
-        waitpid(process_, &status, 0);
+        // Seen once in some hundred kills: asleep in a futex, for ever.
+        for (int turn = 0; waitpid(process_, &status, WNOHANG) == 0; ++turn) {
+            usleep(10'000);
+            if (turn == 1'000) {
+                kill(process_, SIGKILL);
+            }
+        }
         if (status != 0) {
-            // It fails where a process has died of which it does not know yet, and leaves its names.
+            // It also fails where a process has died of which it does not know yet, and leaves its names.
             for (const char* name : {"/dev/shm/iceoryx_mgmt", "/tmp/roudi", "/tmp/roudi.lock"}) {
                 unlink(name);
             }

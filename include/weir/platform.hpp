@@ -14,6 +14,10 @@
 // Limits: Linux, x86-64 and aarch64, and compilers whose std::atomic_ref is lock-free for 32 and 64 bits.
 #pragma once
 
+#if __cplusplus < 202002L
+#error "weir needs C++20: -std=c++20, CMake's CMAKE_CXX_STANDARD 20, or Meson's default_options: ['cpp_std=c++20']"
+#endif
+
 #include <array>
 #include <atomic>
 #include <cstddef>
