@@ -92,11 +92,15 @@ WorkResult Tee::work() {
         if (output.is_closed()) {
             continue;
         }
-        *reference = &output == last ? std::move(message) : message.clone();
+        const bool is_last = &output == last;
+        *reference = is_last ? std::move(message) : message.clone();
         if (!*reference++) {
             throw_error(errc::too_many_references,
                         "Tee: the message's buffer has no reference left for " + output.name() +
                             "; make its pool with 12 references per buffer, or have fewer outputs");
+        }
+        if (is_last) {
+            break;
         }
     }
     reference = references;
