@@ -25,7 +25,7 @@ TEST_CASE("each cause of failure says something else") {
 }
 
 TEST_CASE("a value that no cause has is named as unknown") {
-    CHECK(weir::error_category().message(0).find("unknown") != std::string::npos);
+    CHECK(weir::error_category().message(0) == "no error");
     const std::string beyond = "unknown weir error " + std::to_string(last_value + 1);
     CHECK(weir::error_category().message(last_value + 1).find(beyond) != std::string::npos);
 }
