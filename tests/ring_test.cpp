@@ -315,6 +315,21 @@ TEST_CASE("hints into the future are corrupt and not believed") {
     }
 }
 
+TEST_CASE("batches go on where positions wrap, which only hostile bytes lead to soon") {
+    const Fixture fixture(16);
+    fixture.start_at_lap((std::uint64_t{1} << 60) - 1);
+    RingProducer producer(fixture.ring);
+    RingConsumer consumer(fixture.ring);
+    std::array<std::uint32_t, 12> values{};
+    std::iota(values.begin(), values.end(), 7U);
+    for (int batch = 0; batch < 4; ++batch) {
+        CHECK(producer.try_push(std::span<const std::uint32_t>(values)) == 12);
+        std::array<std::uint32_t, 12> popped{};
+        CHECK(consumer.try_pop(std::span(popped)) == 12);
+        CHECK(popped == values);
+    }
+}
+
 TEST_CASE("an empty cell with a value is corrupt for a producer, and no endless attempt to fill it") {
     const Fixture fixture(4);
     fixture.cell(0) = 5;

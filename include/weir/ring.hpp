@@ -186,9 +186,9 @@ public:
             cpu_relax();
             count = ready_count();
         }
-        for (std::uint64_t line = position & ~std::uint64_t{line_cells - 1}; line < position + count;
-             line += line_cells) {
-            prefetch_for_write(&cells_[line & mask_]);
+        const std::uint64_t in_line = position % line_cells;
+        for (std::size_t offset = 0; offset < in_line + count; offset += line_cells) {
+            prefetch_for_write(&cells_[(position - in_line + offset) & mask_]);
         }
         return count;
     }
