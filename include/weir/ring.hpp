@@ -438,18 +438,22 @@ public:
     [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values, std::size_t least = 1) noexcept {
         WEIR_ASSERT((least <= values.size() && least <= ring_.capacity()) || least == 1,
                     "a batch pushes no more values than it is given, or than the ring has cells");
-        // Others may have left this handle's position behind, and may do so again: only at the tail is there too little room.
-        while (least > 1 && !(is_room(position_) && is_room(position_ + least - 1))) {
-            const std::uint64_t looked_from = position_;
-            if (find_room() != RingStatus::ok || position_ == looked_from) {
-                return 0;
-            }
+        if (least > 1 && !is_room_for(least)) {
+            return 0;
         }
+        const std::uint64_t seen_at = position_;
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
             values = values.first(ring_.begin_batch(
                 position_, values.size(), least, [this](std::uint64_t position) { return is_room(position); },
                 [this] { static_cast<void>(find_room()); }));
+        }
+        // Where others have left it behind, it took for room what lies behind the tail. (Looked at now that its line was asked for.)
+        if (least > 1 && (position_ != seen_at || !is_room(position_)) &&
+            (find_room() != RingStatus::ok || !is_room_for(least))) {
+            return 0;
+        }
+        if (values.size() > ring_.line_cells) {
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_push(values[0]) == RingStatus::ok) {
                     count = 1;
@@ -470,6 +474,18 @@ private:
 
     [[nodiscard]] RingStatus find_room() noexcept {
         return ring_.search_room(position_, [](std::uint64_t) { return false; });
+    }
+
+    /// Whether there is room for `least` values. Others may have left this handle behind, and may do so again while it looks
+    /// for the tail: only there is too little too little.
+    [[nodiscard]] bool is_room_for(std::size_t least) noexcept {
+        while (!is_room(position_ + least - 1)) {
+            const std::uint64_t looked_from = position_;
+            if (find_room() != RingStatus::ok || position_ == looked_from) {
+                return false;
+            }
+        }
+        return true;
     }
 
     /// Publishes where it is, and asks for a line ahead while the other end is far away: close to it, that would take a line
@@ -550,18 +566,22 @@ public:
     [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values, std::size_t least = 1) noexcept {
         WEIR_ASSERT((least <= values.size() && least <= ring_.capacity()) || least == 1,
                     "a batch pops no more values than fit, or than the ring has cells");
-        // As in the producer's.
-        while (least > 1 && !(is_item(position_) && is_item(position_ + least - 1))) {
-            const std::uint64_t looked_from = position_;
-            if (find_item() != RingStatus::ok || position_ == looked_from) {
-                return 0;
-            }
+        if (least > 1 && !has_items(least)) {
+            return 0;
         }
+        const std::uint64_t seen_at = position_;
         std::size_t count = 0;
         if (values.size() > ring_.line_cells) {
             values = values.first(ring_.begin_batch(
                 position_, values.size(), least, [this](std::uint64_t position) { return is_item(position); },
                 [this] { static_cast<void>(find_item()); }));
+        }
+        // As in the producer's.
+        if (least > 1 && (position_ != seen_at || !is_item(position_)) &&
+            (find_item() != RingStatus::ok || !has_items(least))) {
+            return 0;
+        }
+        if (values.size() > ring_.line_cells) {
             if constexpr (end == RingEnd::shared && BasicRing<Word>::has_pairs) {
                 if (position_ % 2 != 0 && try_pop(values[0]) == RingStatus::ok) {
                     count = 1;
@@ -583,6 +603,17 @@ private:
     RingStatus find_item() noexcept {
         std::uint64_t cell = 0;
         return ring_.find_item(position_, cell);
+    }
+
+    /// As the producer's is_room_for().
+    [[nodiscard]] bool has_items(std::size_t least) noexcept {
+        while (!is_item(position_ + least - 1)) {
+            const std::uint64_t looked_from = position_;
+            if (find_item() != RingStatus::ok || position_ == looked_from) {
+                return false;
+            }
+        }
+        return true;
     }
 
     /// As the producer's.
