@@ -31,7 +31,7 @@
 // the other end has done something (EventCount) needs it to be a shared one: a store may become visible only after the look
 // at who waits, and then nobody is woken.
 //
-// A batch asks for the lines of all its cells before it touches the first, and a shared end takes two cells in one step where
+// A batch asks for the lines of its cells before it touches the first, and a shared end takes two cells in one step where
 // the processor can (cmpxchg16b), which is what both would be one after the other with nothing in between.
 //
 // Turns wrap after 2^36, which is 2^35 laps; they are compared by their difference only. A process that is stopped in
@@ -168,7 +168,7 @@ public:
     /// is a line or `least` at most, of which is_ready(position) of the last one is true. Cells are filled and emptied in the
     /// order of their positions, so that one speaks for those before it. Asks for all their lines at once. Where there is no
     /// more than a line it looks again after a pause: who is that close to the other end takes its line away for each cell;
-    /// and after find_end(), which moves `position` to where others have left the end.
+    /// and then once more after find_end(), which moves `position` to where others have left the end.
     template <class IsReady, class FindEnd>
     [[nodiscard]] std::size_t begin_batch(const std::uint64_t& position, std::size_t wanted, std::size_t least,
                                           IsReady&& is_ready, FindEnd&& find_end) const noexcept {
@@ -182,13 +182,15 @@ public:
         };
         std::size_t count = ready_count();
         if (count <= line_cells) {
-            find_end();
             cpu_relax();
             count = ready_count();
         }
-        const std::uint64_t in_line = position % line_cells;
-        for (std::size_t offset = 0; offset < in_line + count; offset += line_cells) {
-            prefetch_for_write(&cells_[(position - in_line + offset) & mask_]);
+        if (count <= line_cells) {
+            find_end();
+            count = ready_count();
+        }
+        for (std::size_t offset = 0; offset < count; offset += line_cells) {
+            prefetch_for_write(&cells_[(position + offset) & mask_]);
         }
         return count;
     }
@@ -446,7 +448,7 @@ public:
         if (values.size() > ring_.line_cells) {
             values = values.first(ring_.begin_batch(
                 position_, values.size(), least, [this](std::uint64_t position) { return is_room(position); },
-                [this] { static_cast<void>(find_room()); }));
+                [this] { find_tail(); }));
         }
         // Where others have left it behind, it took for room what lies behind the tail. (Looked at now that its line was asked for.)
         if (least > 1 && (position_ != seen_at || !is_room(position_)) &&
@@ -472,8 +474,17 @@ private:
         return ring_.is_empty_of(position, ring_.load_cell(position));
     }
 
-    [[nodiscard]] RingStatus find_room() noexcept {
+    // Out of line: the usual case of a push and of a batch stays short.
+    [[nodiscard, gnu::noinline]] RingStatus find_room() noexcept {
         return ring_.search_room(position_, [](std::uint64_t) { return false; });
+    }
+
+    /// Where others have left it behind, they have published where they are. Asks the hint, and not the cell, whose line the
+    /// other end may be working on.
+    void find_tail() noexcept {
+        if (static_cast<std::int64_t>(ring_.tail_hint() - position_) > 0) {
+            static_cast<void>(find_room());
+        }
     }
 
     /// Whether there is room for `least` values. Others may have left this handle behind, and may do so again while it looks
@@ -574,7 +585,7 @@ public:
         if (values.size() > ring_.line_cells) {
             values = values.first(ring_.begin_batch(
                 position_, values.size(), least, [this](std::uint64_t position) { return is_item(position); },
-                [this] { static_cast<void>(find_item()); }));
+                [this] { find_head(); }));
         }
         // As in the producer's.
         if (least > 1 && (position_ != seen_at || !is_item(position_)) &&
@@ -600,9 +611,16 @@ private:
         return ring_.is_item_of(position, ring_.load_cell(position));
     }
 
-    RingStatus find_item() noexcept {
+    [[gnu::noinline]] RingStatus find_item() noexcept { // as the producer's
         std::uint64_t cell = 0;
         return ring_.find_item(position_, cell);
+    }
+
+    /// As the producer's find_tail().
+    void find_head() noexcept {
+        if (static_cast<std::int64_t>(ring_.head_hint() - position_) > 0) {
+            static_cast<void>(find_item());
+        }
     }
 
     /// As the producer's is_room_for().
