@@ -64,6 +64,7 @@ std::string port_name(unsigned number) {
     if (write(ready, "r", 1) != 1) {
         std::exit(1);
     }
+    close(ready); // so that the parent reads the end of it when one of us died before
     const bool streams = number < 2 * load.stream_count;
     if (streams && number % 2 == 0) {
         for (;;) {

@@ -57,10 +57,10 @@ class Load:
     def throughput(self, seconds):
         """Messages in a second, and in a second of processor time."""
         before = self.count()
-        time.sleep(seconds)
-        messages, elapsed_ns, used_ns = (after - earlier for after, earlier in zip(self.count(), before))
-        if messages == 0:
-            raise RuntimeError("nothing flowed")
+        messages = 0
+        while messages == 0:  # where others take the processors, that can last
+            time.sleep(seconds)
+            messages, elapsed_ns, used_ns = (after - earlier for after, earlier in zip(self.count(), before))
         return messages * 1e9 / elapsed_ns, messages * 1e9 / used_ns
 
     def end(self):
@@ -81,8 +81,22 @@ class Top:
         self.is_there = threading.Event()
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
+
+    def __enter__(self):
         if not self.is_there.wait(30):
-            raise RuntimeError("weir top shows nothing")
+            self.process.kill()
+            raise RuntimeError(f"weir top shows no port within 30 s, but {self.shown!r}")
+
+    def __exit__(self, *error):
+        os.write(self.terminal, b"q")
+        try:
+            status = self.process.wait(30)
+        finally:
+            self.process.kill()  # so that the reader ends, whatever happened
+            self.reader.join()
+            os.close(self.terminal)
+        if status != 0:
+            raise RuntimeError(f"weir top ended with {status}")
 
     def read(self):
         while True:
@@ -93,16 +107,8 @@ class Top:
             if not more:
                 return
             self.shown += more
-            if b"port-0" in self.shown:
+            if b"port-" in self.shown:  # which ones, and in which order, is as they were created
                 self.is_there.set()
-
-    def end(self):
-        os.write(self.terminal, b"q")
-        status = self.process.wait(30)
-        self.reader.join()
-        os.close(self.terminal)
-        if status != 0:
-            raise RuntimeError(f"weir top ended with {status}")
 
 
 def look_ms(weir, domain, looks):
@@ -134,9 +140,8 @@ def main():
         load.throughput(seconds)  # to get warm
         for number in range(repetitions):
             before = load.throughput(seconds)
-            top = Top(weir, load.domain)
-            watched = load.throughput(seconds)
-            top.end()
+            with Top(weir, load.domain):
+                watched = load.throughput(seconds)
             after = load.throughput(seconds)
             for place, name in enumerate(ratios):
                 ratios[name].append(watched[place] / ((before[place] + after[place]) / 2))
