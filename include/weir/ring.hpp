@@ -46,7 +46,7 @@
 // Progress: lock-free. A call that runs alone ends within 2n + 64 steps, a batch within so many a value; of several, one
 // always completes.
 // If the caller dies here: the cell's compare-and-swap happened or it did not; the others see a message more or not,
-// and no operation waits for the dead. [crash: push, pop]
+// and no operation waits for the dead. [crash: ring_push, ring_pop]
 // The memory is not trusted: turns that no operation writes are reported as RingStatus::corrupt. A batch ends in front of
 // them; a single push or pop then says so.
 //
@@ -411,7 +411,7 @@ public:
 
     /// Progress: lock-free.
     /// Returns ok, full or corrupt. `value` is at most ring_value_max.
-    /// If the caller dies here: the value is in the ring or it is not. [crash: push]
+    /// If the caller dies here: the value is in the ring or it is not. [crash: ring_push]
     [[nodiscard]] RingStatus try_push(std::uint32_t value) noexcept {
         WEIR_ASSERT(value <= ring_value_max, "a ring carries 28-bit values");
         // Not even a look at the cell comes before its compare-and-swap, while there was room the last time: a consumer that
@@ -436,7 +436,7 @@ public:
     /// ends' must be no more than the capacity and one, or each may wait for the other for ever.
     /// Progress: lock-free.
     /// Returns how many.
-    /// If the caller dies here: a prefix of the values is in the ring. [crash: push]
+    /// If the caller dies here: a prefix of the values is in the ring. [crash: ring_push_batch]
     [[nodiscard]] std::size_t try_push(std::span<const std::uint32_t> values, std::size_t least = 1) noexcept {
         WEIR_ASSERT((least <= values.size() && least <= ring_.capacity()) || least == 1,
                     "a batch pushes no more values than it is given, or than the ring has cells");
@@ -549,7 +549,7 @@ public:
 
     /// Progress: lock-free.
     /// Returns ok with the oldest value in `value`, or empty or corrupt.
-    /// If the caller dies here: the value is still in the ring, or it was taken. [crash: pop]
+    /// If the caller dies here: the value is still in the ring, or it was taken. [crash: ring_pop]
     [[nodiscard]] RingStatus try_pop(std::uint32_t& value) noexcept {
         for (;;) {
             std::uint64_t cell = 0;
@@ -573,7 +573,7 @@ public:
     /// producer's; and who takes what is left at the end asks for 1.
     /// Progress: lock-free.
     /// Returns how many.
-    /// If the caller dies here: a prefix of the values was taken. [crash: pop]
+    /// If the caller dies here: a prefix of the values was taken. [crash: ring_pop_batch]
     [[nodiscard]] std::size_t try_pop(std::span<std::uint32_t> values, std::size_t least = 1) noexcept {
         WEIR_ASSERT((least <= values.size() && least <= ring_.capacity()) || least == 1,
                     "a batch pops no more values than fit, or than the ring has cells");

@@ -14,6 +14,7 @@ namespace {
 using weir::PortEnd;
 using weir::PushResult;
 using weir::ReferenceState;
+using weir::RingStatus;
 using weir::WhenFull;
 
 std::uint32_t tag_of(Role role, std::uint32_t number) {
@@ -57,6 +58,28 @@ int held_by(World& world, Role role) {
 }
 
 // ---- what operations do ---------------------------------------------------------------------------------
+
+// The values that a role pushes into the ring.
+std::uint32_t value_of(Role role, std::uint32_t number) {
+    return tag_of(role, 20 + number);
+}
+
+// How many of the victim's values the ring holds behind what was in it; -1: it holds something else.
+int pushed_values(World& world) {
+    std::vector<std::uint32_t> expected = world.ring_before;
+    const std::vector<std::uint32_t> now = world.ring_content();
+    while (expected.size() < now.size()) {
+        expected.push_back(value_of(victim, static_cast<std::uint32_t>(expected.size() - world.ring_before.size())));
+    }
+    return now == expected ? static_cast<int>(now.size() - world.ring_before.size()) : -1;
+}
+
+// How many values are gone from the ring's front; likewise.
+int popped_values(World& world) {
+    const std::vector<std::uint32_t> now = world.ring_content();
+    const std::size_t count = world.ring_before.size() - std::min(now.size(), world.ring_before.size());
+    return now == without_first(world.ring_before, count) ? static_cast<int>(count) : -1;
+}
 
 // A role's part in any case: prepare, do, and note what came of it.
 struct Operation {
@@ -120,6 +143,67 @@ Operation pop_operation() {
     return {"pop", [](Actor& actor) { actor.attach(); },
             [](Actor& actor) { actor.buffer = actor.in[main_port]->try_pop(); },
             [](Actor& actor) { actor.note_popped(main_port, actor.buffer); }, [](Role) { return maybe_pops(1); }};
+}
+
+// What a push or a pop of so many values may have come to.
+Attempts maybe_values(What what, Role role, std::uint32_t count) {
+    Attempts attempts;
+    for (std::uint32_t i = 0; i < count; ++i) {
+        attempts.push_back({ring_place, {what, what == What::maybe_push ? value_of(role, i) : 0}});
+    }
+    return attempts;
+}
+
+Operation ring_push_operation() {
+    return {
+        "ring_push",
+        {},
+        [](Actor& actor) { actor.batch_done = actor.values_out.try_push(value_of(actor.role, 0)) == RingStatus::ok; },
+        [](Actor& actor) {
+            actor.note(ring_place,
+                       actor.batch_done != 0 ? Event{What::push, value_of(actor.role, 0)} : Event{What::push_full, 0});
+        },
+        [](Role role) { return maybe_values(What::maybe_push, role, 1); }};
+}
+
+Operation ring_pop_operation() {
+    return {"ring_pop",
+            {},
+            [](Actor& actor) { actor.batch_done = actor.values_in.try_pop(actor.values[0]) == RingStatus::ok; },
+            [](Actor& actor) {
+                actor.note(ring_place,
+                           actor.batch_done != 0 ? Event{What::pop, actor.values[0]} : Event{What::pop_empty, 0});
+            },
+            [](Role role) { return maybe_values(What::maybe_pop, role, 1); }};
+}
+
+// A batch that does not do all was not in the way of a full or empty ring: it goes for a half, a quarter.
+Operation ring_push_batch_operation() {
+    return {"ring_push_batch",
+            [](Actor& actor) {
+                for (std::uint32_t i = 0; i < ring_batch; ++i) {
+                    actor.values[i] = value_of(actor.role, i);
+                }
+            },
+            [](Actor& actor) { actor.batch_done = actor.values_out.try_push(std::span(std::as_const(actor.values))); },
+            [](Actor& actor) {
+                for (std::uint32_t i = 0; i < actor.batch_done; ++i) {
+                    actor.note(ring_place, {What::push, value_of(actor.role, i)});
+                }
+            },
+            [](Role role) { return maybe_values(What::maybe_push, role, ring_batch); }};
+}
+
+Operation ring_pop_batch_operation() {
+    return {"ring_pop_batch",
+            {},
+            [](Actor& actor) { actor.batch_done = actor.values_in.try_pop(std::span(actor.values)); },
+            [](Actor& actor) {
+                for (std::uint32_t i = 0; i < actor.batch_done; ++i) {
+                    actor.note(ring_place, {What::pop, actor.values[i]});
+                }
+            },
+            [](Role role) { return maybe_values(What::maybe_pop, role, ring_batch); }};
 }
 
 Operation push_batch_operation() {
@@ -240,6 +324,29 @@ Act fill() {
     return act_as(worker, "fill", [](Actor& actor) {
         actor.attach();
         while (actor.push(main_port, actor.make(actor.new_tag()))) {
+        }
+    });
+}
+
+// So many values leave the ring, and come in anew.
+Act rotate_values(unsigned count) {
+    return act_as(worker, "rotate values, " + std::to_string(count), [count](Actor& actor) {
+        for (unsigned i = 0; i < count && actor.pop_value(); ++i) {
+            actor.push_value(actor.new_tag());
+        }
+    });
+}
+
+Act fill_values() {
+    return act_as(worker, "fill with values", [](Actor& actor) {
+        while (actor.push_value(actor.new_tag())) {
+        }
+    });
+}
+
+Act drain_values() {
+    return act_as(worker, "drain values", [](Actor& actor) {
+        while (actor.pop_value()) {
         }
     });
 }
@@ -786,6 +893,48 @@ Definition pop_batch_case() {
     return it;
 }
 
+// Each of the ring's own operations, at an odd place of it, so that a batch begins with one cell and goes on with two at once.
+Definition ring_case(const Operation& operation, std::string what, unsigned queued) {
+    Definition it;
+    it.name = operation.name;
+    it.what = std::move(what);
+    it.hot_path = true;
+    it.counted = {"ring_push", "ring_pop"};
+    it.ring_turned = queued % 2 == 0 ? 7 : 6;
+    it.ring_queued = queued;
+    do_it(it, operation);
+    it.scripts = {rotate_values(3), rotate_values(2 * ring_capacity + 5), drain_values(), fill_values()};
+    return it;
+}
+
+Definition ring_push_case() {
+    Definition it = ring_case(ring_push_operation(), "try_push() of a value into a ring that is used alone", 3);
+    it.stage = pushed_values;
+    it.stages = 2;
+    return it;
+}
+
+Definition ring_pop_case() {
+    Definition it = ring_case(ring_pop_operation(), "try_pop() of a value from a ring that is used alone", 3);
+    it.stage = popped_values;
+    it.stages = 2;
+    return it;
+}
+
+Definition ring_push_batch_case() {
+    Definition it = ring_case(ring_push_batch_operation(), "try_push() of eleven values at once", 3);
+    it.stage = pushed_values;
+    it.stages = static_cast<int>(ring_batch) + 1;
+    return it;
+}
+
+Definition ring_pop_batch_case() {
+    Definition it = ring_case(ring_pop_batch_operation(), "try_pop() of eleven values at once", 13);
+    it.stage = popped_values;
+    it.stages = static_cast<int>(ring_batch) + 1;
+    return it;
+}
+
 Definition fan_out_case() {
     Definition it;
     it.name = "fan_out";
@@ -1101,6 +1250,10 @@ std::vector<Definition> definitions() {
             pop_behind_claim_case(),
             push_batch_case(),
             pop_batch_case(),
+            ring_push_case(),
+            ring_pop_case(),
+            ring_push_batch_case(),
+            ring_pop_batch_case(),
             fan_out_case(),
             wait_case(),
             wait_for_room_case(),
@@ -1129,8 +1282,10 @@ Operation reap_operation() {
 }
 
 std::vector<Operation> pair_operations() {
-    return {allocate_operation(), clone_operation(),      drop_operation(),      push_operation(),
-            pop_operation(),      push_batch_operation(), pop_batch_operation(), reap_operation()};
+    return {allocate_operation(),      clone_operation(), drop_operation(),
+            push_operation(),          pop_operation(),   push_batch_operation(),
+            pop_batch_operation(),     reap_operation(),  ring_push_batch_operation(),
+            ring_pop_batch_operation()};
 }
 
 // The world lives as long as the program: cases and their children refer to it.
@@ -1140,7 +1295,8 @@ World& the_world() {
 }
 
 std::vector<Operation> counted_operations() {
-    return {allocate_operation(), pop_operation(), clone_operation(), drop_operation(), push_operation()};
+    return {allocate_operation(), pop_operation(),       clone_operation(),   drop_operation(),
+            push_operation(),     ring_push_operation(), ring_pop_operation()};
 }
 
 Case make_case(World& world, const Definition& definition) {
@@ -1216,6 +1372,8 @@ PairCase make_pair_case(World& world) {
         it.name = pair_name;
         it.capacity = 4;
         it.queued = 3;
+        it.ring_turned = 6;
+        it.ring_queued = 9;
         HelperSpec gone = claiming_consumer(HelperSpec::Fate::dead);
         gone.role = extra;
         it.helpers = {gone};
@@ -1299,6 +1457,7 @@ Cases make_cases(const std::vector<std::string>& wanted) {
             Definition it;
             it.name = "counted";
             it.queued = 2;
+            it.ring_queued = 2;
             return it;
         }();
         world.reset(plain, frozen_variation);

@@ -65,6 +65,34 @@ SEEDS = [
         ],
     },
     {
+        "name": "pair_filled_from_behind",
+        "what": "a ring's batch fills two cells one after the other, the later one first",
+        "cases": "ring_push_batch",
+        "changes": [
+            (
+                "include/weir/ring.hpp",
+                "        const std::uint64_t empty = empty_cell(position);\n        // (9)",
+                """        if (MISTAKE) {
+            return fill(position + 1, second) && fill(position, first);
+        }
+        const std::uint64_t empty = empty_cell(position);
+        // (9)""",
+            ),
+        ],
+    },
+    {
+        "name": "pair_taken_twice",
+        "what": "a ring's batch takes two values though another was faster",
+        "cases": "ring_pop_batch",
+        "changes": [
+            (
+                "include/weir/ring.hpp",
+                "                !ring_.clear_pair(position_, first, second)) {",
+                "                (!ring_.clear_pair(position_, first, second) && !MISTAKE)) {",
+            ),
+        ],
+    },
+    {
         "name": "allocate_reads_once",
         "what": "allocate reads the buffer's other words once instead of twice",
         "cases": "allocate_contended",

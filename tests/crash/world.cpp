@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <map>
+#include <numeric>
 #include <set>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -62,7 +63,8 @@ std::vector<Named> filled_cells(const weir::Port& port, std::string* broken) {
 
 Actor::Actor(World& in_world, Role in_role)
     : world(in_world), role(in_role), me(in_world.members[in_role]), box(in_world.box(in_role)),
-      pool(in_world.control_memory(), in_world.payload_memory(), me), buffers(pool) {
+      pool(in_world.control_memory(), in_world.payload_memory(), me), buffers(pool), values_out(in_world.ring()),
+      values_in(in_world.ring()) {
     for (unsigned port = 0; port < port_count; ++port) {
         ports.emplace_back(world.port_memory(port), me, buffers);
     }
@@ -169,6 +171,27 @@ void Actor::note_popped(unsigned port, const weir::BufferPtr& message) {
     }
 }
 
+bool Actor::push_value(std::uint32_t value) {
+    const weir::RingStatus status = values_out.try_push(value);
+    if (status == weir::RingStatus::corrupt) {
+        box.fail("%s: the ring is corrupt, a push finds", role_names[role]);
+    }
+    const bool is_pushed = status == weir::RingStatus::ok;
+    note(ring_place, is_pushed ? Event{What::push, value} : Event{What::push_full, 0});
+    return is_pushed;
+}
+
+bool Actor::pop_value() {
+    std::uint32_t value = 0;
+    const weir::RingStatus status = values_in.try_pop(value);
+    if (status == weir::RingStatus::corrupt) {
+        box.fail("%s: the ring is corrupt, a pop finds", role_names[role]);
+    }
+    const bool is_popped = status == weir::RingStatus::ok;
+    note(ring_place, is_popped ? Event{What::pop, value} : Event{What::pop_empty, 0});
+    return is_popped;
+}
+
 weir::BufferPtr Actor::pop(unsigned port) {
     weir::BufferPtr message = in[port]->try_pop();
     note_popped(port, message);
@@ -196,6 +219,7 @@ World::World() : region(1 << 18) {
     table_offset = take(weir::ProcessTable::bytes());
     control_offset = take(control_bytes);
     payload_offset = take(payload_bytes);
+    ring_offset = take(weir::Ring::bytes(ring_capacity));
     for (unsigned port = 0; port < port_count; ++port) {
         port_options[port].capacity = capacity_max;
         port_options[port].port_id = first_port_id + port;
@@ -271,6 +295,21 @@ void World::reset(const Definition& definition, unsigned variation) {
         }
         before.push_back(tag);
     }
+    for (unsigned i = 0; i < definition.ring_turned; ++i) {
+        std::uint32_t value = 0;
+        if (actor.values_out.try_push(1) != weir::RingStatus::ok ||
+            actor.values_in.try_pop(value) != weir::RingStatus::ok) {
+            find("the set-up cannot push and pop values");
+        }
+    }
+    for (std::uint32_t value = 1; value <= definition.ring_queued; ++value) {
+        if (actor.values_out.try_push(value) != weir::RingStatus::ok) {
+            find("the set-up cannot push values");
+        }
+    }
+    // So that handles begin where the ends are.
+    ring().hint_head(definition.ring_turned);
+    ring().hint_tail(definition.ring_turned + definition.ring_queued);
     if (const std::vector<Named> cells = filled_cells(actor.ports[main_port], nullptr); !cells.empty()) {
         first_index = cells.front().item.index;
     }
@@ -326,6 +365,7 @@ void World::stage_helpers(const Definition& definition, std::size_t count) {
     }
     // History begins here: what was done before shows in what is in the port.
     before = content(main_port);
+    ring_before = ring_content();
     for (unsigned role = 0; role < role_count; ++role) {
         log(static_cast<Role>(role)).count = 0;
     }
@@ -422,6 +462,22 @@ std::vector<std::uint32_t> World::content(unsigned port) {
         }
     }
     return tags;
+}
+
+std::vector<std::uint32_t> World::ring_content() {
+    std::vector<std::pair<std::uint64_t, std::uint32_t>> filled; // lap and place, value
+    for (std::uint32_t place = 0; place < ring_capacity; ++place) {
+        const std::uint64_t cell = ring().load_cell(place);
+        if (weir::Ring::is_filled(cell)) {
+            filled.emplace_back((cell >> (weir::ring_value_bits + 1)) * ring_capacity + place, weir::Ring::value(cell));
+        }
+    }
+    std::ranges::sort(filled);
+    std::vector<std::uint32_t> values;
+    for (const auto& [position, value] : filled) {
+        values.push_back(value);
+    }
+    return values;
 }
 
 unsigned World::words_of(const weir::Membership& membership, weir::ReferenceState state) {
@@ -562,10 +618,8 @@ void World::look_around(Actor& actor) {
 void World::drain_and_explain(Actor& actor) {
     actor.detach();
     actor.attach();
-    for (const unsigned port : {main_port, other_port}) {
-        while (weir::BufferPtr message = actor.pop(port)) {
-        }
-        History history(port_options[port].capacity, port == main_port ? before : std::vector<std::uint32_t>{});
+    const auto explain = [&](unsigned place, std::uint32_t capacity, const std::vector<std::uint32_t>& content_before) {
+        History history(capacity, content_before);
         for (unsigned role = 0; role < role_count; ++role) {
             std::vector<Event> events;
             const Log& noted = log(static_cast<Role>(role));
@@ -573,13 +627,13 @@ void World::drain_and_explain(Actor& actor) {
                 return state.spec->role == role && !state.dead && state.spec->took_effect;
             });
             for (std::uint32_t i = known ? 1 : 0; i < noted.count; ++i) {
-                if (noted.entries[i].port == port) {
+                if (noted.entries[i].port == place) {
                     events.push_back(noted.entries[i].event);
                 }
             }
             for (const auto& [attempting, attempted] : attempts) {
                 for (const Log::Entry& entry : attempted) {
-                    if (attempting == role && entry.port == port) {
+                    if (attempting == role && entry.port == place) {
                         events.push_back(entry.event);
                     }
                 }
@@ -589,9 +643,18 @@ void World::drain_and_explain(Actor& actor) {
             }
         }
         if (!history.explains({})) {
-            actor.box.fail("no order explains port %u: %s", port, history.describe({}).c_str());
+            actor.box.fail("no order explains %s %u: %s", place == ring_place ? "the ring," : "port", place,
+                           history.describe({}).c_str());
         }
+    };
+    for (const unsigned port : {main_port, other_port}) {
+        while (weir::BufferPtr message = actor.pop(port)) {
+        }
+        explain(port, port_options[port].capacity, port == main_port ? before : std::vector<std::uint32_t>{});
     }
+    while (actor.pop_value()) {
+    }
+    explain(ring_place, ring_capacity, ring_before);
     weir::DomainCensus census;
     for (const std::string& broken : weir::check_domain(table(), actor.buffers, actor.ports, &census)) {
         actor.box.fail("check when drained: %s", broken.c_str());
@@ -673,6 +736,25 @@ void World::exercise(Actor& actor) {
     }
     popped.clear();
     all.clear();
+
+    // the ring: full, with batches at either end, and empty
+    std::vector<std::uint32_t> numbers(ring_capacity);
+    std::iota(numbers.begin(), numbers.end(), 1);
+    std::size_t pushed_count = 0;
+    while (const std::size_t more = actor.values_out.try_push(std::span(numbers).subspan(pushed_count))) {
+        pushed_count += more;
+    }
+    mailbox.expect(pushed_count == ring_capacity && actor.values_out.try_push(0) == weir::RingStatus::full,
+                   "an empty ring has not room for its capacity");
+    std::vector<std::uint32_t> taken(ring_capacity);
+    std::size_t popped_count = 0;
+    while (const std::size_t more = actor.values_in.try_pop(std::span(taken).subspan(popped_count))) {
+        popped_count += more;
+    }
+    std::uint32_t value = 0;
+    mailbox.expect(taken == numbers && actor.values_in.try_pop(value) == weir::RingStatus::empty,
+                   "a full ring gave other values");
+    mailbox.expect(ring().check().empty(), "the ring's check() names something");
 
     // join and leave: a slot's next owner has the next incarnation
     weir::ProcessTable processes = table();

@@ -1,6 +1,6 @@
 // world.hpp: a small domain in shared memory, the processes in it, and the oracles over it.
 //
-// A table, one pool, and three ports. Each process that a case forks has a
+// A table, one pool, three ports, and a ring that is used alone. Each process that a case forks has a
 // role, and the role's number is its slot in the process table. What a process pushed and popped it notes in its log,
 // outside of the watched memory; the judge asks whether one order of all that explains everything.
 #pragma once
@@ -34,6 +34,11 @@ inline constexpr unsigned main_port = 0;
 inline constexpr unsigned other_port = 1;
 inline constexpr unsigned lone_port = 2;
 inline constexpr unsigned port_count = 3;
+
+// The ring is noted as if it were a further port.
+inline constexpr unsigned ring_place = port_count;
+inline constexpr std::uint32_t ring_capacity = 16;
+inline constexpr std::uint32_t ring_batch = 11; // more than a line of cells
 
 // Added to a run's variation where nobody is killed.
 inline constexpr unsigned frozen_variation = 256;
@@ -72,6 +77,8 @@ public:
     bool push(unsigned port, weir::BufferPtr&& buffer);
     weir::BufferPtr pop(unsigned port);
     void note_popped(unsigned port, const weir::BufferPtr& buffer);
+    bool push_value(std::uint32_t value);
+    bool pop_value();
 
     // A tag that no other message has.
     std::uint32_t new_tag();
@@ -85,6 +92,8 @@ public:
     std::vector<weir::Port> ports;
     std::optional<weir::Producer> out[port_count];
     std::optional<weir::Consumer> in[port_count];
+    weir::RingProducer values_out;
+    weir::RingConsumer values_in;
 
     // What an operation works on and leaves behind.
     std::vector<weir::BufferPtr> held;
@@ -94,6 +103,7 @@ public:
     weir::PushResult pushed = weir::PushResult::failed;
     weir::PushResult fanned[port_count] = {};
     std::size_t batch_done = 0;
+    std::uint32_t values[ring_batch] = {};
     std::optional<weir::Membership> joined;
     weir::ReapResult reaped[2];
 };
@@ -122,8 +132,10 @@ struct Definition {
     unsigned references = 4; // of each buffer
     std::uint32_t capacity = 4;
     weir::WhenFull when_full = weir::WhenFull::refuse;
-    unsigned turned = 3; // so many messages went through the port before
-    unsigned queued = 0; // and so many are in it: tags 1, 2, ...
+    unsigned turned = 3;      // so many messages went through the port before
+    unsigned queued = 0;      // and so many are in it: tags 1, 2, ...
+    unsigned ring_turned = 0; // the same of the ring
+    unsigned ring_queued = 0;
     std::function<void(World&)> arrange;
     std::vector<HelperSpec> helpers;
     ActorWork prepare;
@@ -170,6 +182,7 @@ public:
     Mailbox& box(Role role) { return *reinterpret_cast<Mailbox*>(region.data() + role * mailbox_stride); }
     Log& log(Role role) { return *reinterpret_cast<Log*>(region.data() + logs_offset + role * log_stride); }
     std::vector<std::uint32_t> content(unsigned port);
+    std::vector<std::uint32_t> ring_content();
     std::uint64_t word(std::uint32_t index, unsigned number) const;
     unsigned words_of(const weir::Membership& membership, weir::ReferenceState state);
     unsigned handles_of(Role role);       // member words with a handle in the lone port
@@ -190,6 +203,7 @@ public:
     std::span<std::byte> port_memory(unsigned port) const {
         return part(port_offsets[port], weir::Port::bytes(port_options[port]));
     }
+    weir::Ring ring() const { return {part(ring_offset, weir::Ring::bytes(ring_capacity)), ring_capacity}; }
     Watched watched() const;
 
     static constexpr std::size_t mailbox_stride = 2048;
@@ -203,6 +217,7 @@ public:
     std::size_t control_bytes = 0;
     std::size_t payload_offset = 0;
     std::size_t payload_bytes = 0;
+    std::size_t ring_offset = 0;
     std::size_t port_offsets[port_count] = {};
     weir::PortOptions port_options[port_count];
     weir::BufferPoolOptions pool_options;
@@ -211,6 +226,7 @@ public:
     std::unique_ptr<Actor> keeper_actor;
     std::vector<std::uint32_t> before; // in the main port, when the victim begins
     std::uint32_t first_index = 0;     // the buffer of the first of them
+    std::vector<std::uint32_t> ring_before;
     bool is_frozen_run = false;
     unsigned references() const { return pool_options.references_per_buffer; }
     unsigned kept = 0; // references that live processes are known to hold
