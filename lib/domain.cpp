@@ -79,11 +79,8 @@ Segment make_registry(const DomainNames& names, const JoinOptions& options) {
 }
 
 std::string describe(const PortOptions& options) {
-    const char* const when_full = options.when_full == WhenFull::wait     ? "wait"
-                                  : options.when_full == WhenFull::refuse ? "refuse"
-                                                                          : "drop_oldest";
-    return "capacity " + std::to_string(options.capacity) + ", when_full " + when_full + ", when_unconsumed " +
-           (options.when_unconsumed == WhenUnconsumed::close ? "close" : "fill") + ", time_stamps " +
+    return "capacity " + std::to_string(options.capacity) + ", when_full " + name_of(options.when_full) +
+           ", when_unconsumed " + name_of(options.when_unconsumed) + ", time_stamps " +
            (options.time_stamps ? "true" : "false");
 }
 

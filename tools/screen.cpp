@@ -242,10 +242,7 @@ void Screen::show(std::vector<Line> lines) {
     if (lines.size() > now.rows) {
         lines.resize(now.rows);
     }
-    std::string text(page_begin_sequence);
-    if (is_new) {
-        text += "\033[m\033[2J";
-    }
+    std::string text = is_new ? "\033[m\033[2J" : "";
     for (std::size_t row = 0; row < lines.size(); ++row) {
         if (is_new || row >= shown_.size() || lines[row] != shown_[row]) {
             text += fmt::format("\033[{};1H{}", row + 1, rendered(lines[row], now.columns, has_colours_));
@@ -254,11 +251,12 @@ void Screen::show(std::vector<Line> lines) {
     if (!is_new && lines.size() < shown_.size()) {
         text += fmt::format("\033[{};1H\033[J", lines.size() + 1);
     }
-    text += page_end_sequence;
     shown_ = std::move(lines);
     shown_size_ = now;
     is_shown_ = true;
-    write(text);
+    if (!text.empty()) {
+        write(fmt::format("{}{}{}", page_begin_sequence, text, page_end_sequence));
+    }
 }
 
 InputKind Screen::read_signals() {

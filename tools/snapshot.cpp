@@ -52,19 +52,6 @@ std::string_view name_of(MemberLife life) noexcept {
     return "unknown";
 }
 
-std::string_view name_of(WhenFull policy) noexcept {
-    switch (policy) {
-    case WhenFull::wait: return "wait";
-    case WhenFull::refuse: return "refuse";
-    case WhenFull::drop_oldest: break;
-    }
-    return "drop_oldest";
-}
-
-std::string_view name_of(WhenUnconsumed policy) noexcept {
-    return policy == WhenUnconsumed::close ? "close" : "fill";
-}
-
 std::string_view state_of(const ObservedEnd& end) noexcept {
     switch (end.state) {
     case StreamEnd::open: return end.was_attached ? "open" : "unused";

@@ -18,8 +18,6 @@ namespace weir::tool {
 using Json = nlohmann::ordered_json;
 
 [[nodiscard]] std::string_view name_of(MemberLife life) noexcept;
-[[nodiscard]] std::string_view name_of(WhenFull policy) noexcept;
-[[nodiscard]] std::string_view name_of(WhenUnconsumed policy) noexcept;
 /// "open" where somebody is attached, "unused" where nobody ever was, else "closed" or "died".
 [[nodiscard]] std::string_view state_of(const ObservedEnd& end) noexcept;
 

@@ -81,6 +81,19 @@ enum class StreamEnd : std::uint8_t {
 /// The two ends of a port.
 enum class PortEnd : std::uint8_t { producer = 0, consumer = 1 };
 
+/// The policies' names, for people to read.
+[[nodiscard]] constexpr const char* name_of(WhenFull policy) noexcept {
+    switch (policy) {
+    case WhenFull::wait: return "wait";
+    case WhenFull::refuse: return "refuse";
+    case WhenFull::drop_oldest: break;
+    }
+    return "drop_oldest";
+}
+[[nodiscard]] constexpr const char* name_of(WhenUnconsumed policy) noexcept {
+    return policy == WhenUnconsumed::close ? "close" : "fill";
+}
+
 /// How a port is made.
 struct PortOptions {
     std::uint32_t capacity = 0; ///< messages, a power of two, 2 to 65,536
