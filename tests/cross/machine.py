@@ -76,37 +76,43 @@ class Packages:
         self.folder = folder / "packages"
         for name in ("lists/partial", "cache/archives/partial"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.release, site = self.source()
         sources = self.folder / "sources.list"
-        sources.write_text("".join(f"deb [arch=arm64] {site} {self.release}{part} main\n" for part in ("", "-backports")))
         self.options = []
         for option in ("APT::Architecture=arm64", "APT::Architectures=arm64", "Dir::Etc::sourceparts=-",
                        f"Dir::Etc::sourcelist={sources}", f"Dir::State::lists={self.folder / 'lists'}",
                        f"Dir::Cache={self.folder / 'cache'}", "Dir::State::status=/dev/null", "APT::Sandbox::User=root"):
             self.options += ["-o", option]
-        subprocess.run(["apt-get", *self.options, "-q", "update"], check=True, stdout=subprocess.DEVNULL)
+        release, site = self.source()
+        # Testing and unstable have no backports.
+        for newest in (f"{release}-backports", release):
+            sources.write_text("".join(f"deb [arch=arm64] {site} {suite} main\n" for suite in sorted({release, newest})))
+            if subprocess.run(["apt-get", *self.options, "-q", "update"], stdout=subprocess.DEVNULL).returncode == 0:
+                self.options += ["-t", newest]
+                return
+        raise RuntimeError("the lists of packages for arm64 cannot be had")
 
     @staticmethod
     def source():
-        """Where this system has its own packages from."""
+        """Where this system has its own packages from: the release's name, and the place."""
         listed = output_of(["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)",
-                            "Created-By: Packages", "Origin: Debian", "Component: main"]).split("\n")
-        if not listed[0]:
-            raise RuntimeError("this wants Debian with its lists of packages: run apt-get update, or use Debian")
-        return listed[0].split()
+                            "Created-By: Packages", "Origin: Debian", "Component: main"])
+        for line in listed.splitlines():
+            release, site = line.split()
+            if "-" not in release:  # not its updates
+                return release, site
+        raise RuntimeError("this wants Debian with its lists of packages: run apt-get update, or use Debian")
 
     def unpack(self, *names):
         """The newest of each."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            subprocess.run(["apt-get", *self.options, "-q", "-t", self.release + "-backports", "download", *names],
-                           check=True, cwd=folder, stdout=subprocess.DEVNULL)
+            subprocess.run(["apt-get", *self.options, "-q", "download", *names], check=True, cwd=folder,
+                           stdout=subprocess.DEVNULL)
             for package in pathlib.Path(folder).iterdir():
                 subprocess.run(["dpkg-deb", "-x", package, self.folder / "root"], check=True)
 
     def kernel(self):
         """The package that the newest kernel is in."""
-        for line in output_of(["apt-cache", *self.options, "-t", self.release + "-backports", "depends",
-                               KERNEL]).split("\n"):
+        for line in output_of(["apt-cache", *self.options, "depends", KERNEL]).splitlines():
             if "Depends: linux-image-" in line:
                 return line.split()[-1]
         raise RuntimeError(f"{KERNEL} names no kernel")
