@@ -16,7 +16,7 @@ import tempfile
 import time
 import unittest
 
-from programs_testing import ProgramsTest
+from programs_testing import ProgramsTest, need_program_for
 
 try:
     from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -358,10 +358,7 @@ class GraphMetrics(ProgramsTest):
     def test_another_users_only_domain(self):
         if os.geteuid() != 0:
             self.skipTest("only root can be another user")
-        try:
-            subprocess.run([producer, "--help"], user=OTHER_USER, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        except PermissionError:
-            self.skipTest("another user cannot run this build")
+        need_program_for(self, OTHER_USER, producer)
         self.addCleanup(self.remove_files_of, OTHER_USER, "*")
 
         def film(name, frames):

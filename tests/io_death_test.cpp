@@ -452,7 +452,7 @@ private:
         }
         const std::string options =
             "fd=" + std::to_string(device) + ",rootmode=40000,user_id=" + user + ",group_id=" + group;
-        if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        if (!test::hide_mounts_at(mount_point) ||
             mount("weir_test", mount_point, "fuse", MS_NOSUID | MS_NODEV, options.c_str()) != 0) {
             give_up("mount");
         }

@@ -8,6 +8,17 @@ import subprocess
 import unittest
 
 
+def need_program_for(test, user, program):
+    """Skips a test that wants another user to run a program, where the build lies in a folder that nobody else may enter."""
+    try:
+        status = subprocess.run([program, "--help"], user=user, extra_groups=[], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL).returncode
+    except PermissionError:
+        status = 126
+    if status != 0:
+        test.skipTest(f"user {user} cannot run {program}")
+
+
 class ProgramsTest(unittest.TestCase):
     def setUp(self):
         self.domain = f"{type(self).__name__.lower()}.{os.getpid()}.{self.id().rsplit('.', 1)[-1][:40]}"

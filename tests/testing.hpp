@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,6 +51,13 @@ public:
 private:
     std::mt19937_64 engine_;
 };
+
+/// From here on what this process, in a mount namespace of its own, mounts at `place` is there for it alone. In a chroot / is
+/// no mount, and `place` has to be one.
+[[nodiscard]] inline bool hide_mounts_at(const char* place) {
+    return mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 ||
+           mount(nullptr, place, nullptr, MS_PRIVATE, nullptr) == 0;
+}
 
 /// The error that `call` throws; none, where it returns.
 template <class Call>

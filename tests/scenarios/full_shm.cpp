@@ -47,8 +47,8 @@ void enter_own_namespace() {
         write_file("/proc/self/uid_map", "0 " + std::to_string(user) + " 1");
         write_file("/proc/self/gid_map", "0 " + std::to_string(group) + " 1");
     }
-    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-        skip("mount /");
+    if (!test::hide_mounts_at("/dev/shm")) {
+        skip("hide mounts");
     }
 }
 
