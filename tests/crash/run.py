@@ -216,6 +216,8 @@ def unit_tests(folder):
         raise Broken(f"the unit tests of the mistaken library do not compile:\n{compiled.stdout[-3000:]}")
     passed = {}
     for number, seed in enumerate([{"name": "no mistake"}, *seed_table.SEEDS]):
+        if seed.get("unit_tests_find_it"):
+            continue
         result = run_logged(["meson", "test", "-C", folder / "build", "--no-rebuild", "--suite", "unit"],
                             env={**os.environ, seed_table.CHOICE_VARIABLE: str(number)})
         passed[seed["name"]] = result.returncode == 0
@@ -440,7 +442,7 @@ def tables(compilers, reports, found, unit, seed_number):
               "|---|---|" + ("---|" if unit else "")]
     for seed in seed_table.SEEDS:
         caught, case, finding = found[seed["name"]]
-        tests = {True: " pass |", False: " fail |"}.get(unit.get(seed["name"]), "")
+        tests = {True: " pass |", False: " fail |", None: " find it |"}[unit.get(seed["name"])] if unit else ""
         lines.append(f"| {seed['what']} | {f'`{case}`, {how_found(finding)}' if caught else 'nothing'} |{tests}")
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
 A seed says which text becomes which. Each old text must be there exactly once: where the library has moved on, the
 seed is mended with it, never skipped. `cases` are the harness's cases that have the means to find it. A window of a
-few instructions that shows in nothing but a wrong answer needs a victim frozen at every step.
+few instructions that shows in nothing but a wrong answer needs a victim frozen at every step. The ordinary unit tests are to pass
+with each mistake, but for those that they find as well.
 
 MISTAKE in a new text is true where the mistake is made. A copy with one seed has it as a constant, so that the compiler
 sees the mistake and nothing else; a copy with all seeds asks the environment, so that one build serves for all.
@@ -68,6 +69,7 @@ SEEDS = [
         "name": "pair_filled_from_behind",
         "what": "a ring's batch fills two cells one after the other, the later one first",
         "cases": "ring_push_batch",
+        "unit_tests_find_it": True,
         "changes": [
             (
                 "include/weir/ring.hpp",
@@ -84,6 +86,7 @@ SEEDS = [
         "name": "pair_taken_twice",
         "what": "a ring's batch takes two values though another was faster",
         "cases": "ring_pop_batch",
+        "unit_tests_find_it": True,
         "changes": [
             (
                 "include/weir/ring.hpp",
