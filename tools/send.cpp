@@ -399,9 +399,11 @@ void Sender::finish() {
     const std::uint64_t end = view.ring().tail_hint(); // exact, by who has just closed
     bool is_taken = false;
     pipe_.wait(PortEnd::producer, meter_, "the receiver", [&](Look) {
+        // Before the look: a receiver that takes the last one goes as soon as it has.
+        const bool was_broken = is_broken();
         const std::optional<std::uint64_t> oldest = find_oldest();
         is_taken = !oldest || static_cast<std::int64_t>(*oldest - end) >= 0;
-        return is_taken || is_broken();
+        return is_taken || was_broken;
     });
     if (!is_taken) {
         throw BrokenPipe();
