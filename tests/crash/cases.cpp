@@ -14,7 +14,6 @@ namespace {
 using weir::PortEnd;
 using weir::PushResult;
 using weir::ReferenceState;
-using weir::RingStatus;
 using weir::WhenFull;
 
 std::uint32_t tag_of(Role role, std::uint32_t number) {
@@ -155,24 +154,21 @@ Attempts maybe_values(What what, Role role, std::uint32_t count) {
 }
 
 Operation ring_push_operation() {
-    return {
-        "ring_push",
-        {},
-        [](Actor& actor) { actor.batch_done = actor.values_out.try_push(value_of(actor.role, 0)) == RingStatus::ok; },
-        [](Actor& actor) {
-            actor.note(ring_place,
-                       actor.batch_done != 0 ? Event{What::push, value_of(actor.role, 0)} : Event{What::push_full, 0});
-        },
-        [](Role role) { return maybe_values(What::maybe_push, role, 1); }};
+    return {"ring_push",
+            {},
+            [](Actor& actor) { actor.value_status = actor.values_out.try_push(value_of(actor.role, 0)); },
+            [](Actor& actor) {
+                actor.note_value(actor.value_status, {What::push, value_of(actor.role, 0)});
+            },
+            [](Role role) { return maybe_values(What::maybe_push, role, 1); }};
 }
 
 Operation ring_pop_operation() {
     return {"ring_pop",
             {},
-            [](Actor& actor) { actor.batch_done = actor.values_in.try_pop(actor.values[0]) == RingStatus::ok; },
+            [](Actor& actor) { actor.value_status = actor.values_in.try_pop(actor.values[0]); },
             [](Actor& actor) {
-                actor.note(ring_place,
-                           actor.batch_done != 0 ? Event{What::pop, actor.values[0]} : Event{What::pop_empty, 0});
+                actor.note_value(actor.value_status, {What::pop, actor.values[0]});
             },
             [](Role role) { return maybe_values(What::maybe_pop, role, 1); }};
 }
@@ -893,14 +889,15 @@ Definition pop_batch_case() {
     return it;
 }
 
-// Each of the ring's own operations, at an odd place of it, so that a batch begins with one cell and goes on with two at once.
+// Each of the ring's own operations, where its head is at an even and its tail at an odd place: a batch of pushes begins with one
+// cell, one of pops ends with one, and all others go two at once.
 Definition ring_case(const Operation& operation, std::string what, unsigned queued) {
     Definition it;
     it.name = operation.name;
     it.what = std::move(what);
     it.hot_path = true;
     it.counted = {"ring_push", "ring_pop"};
-    it.ring_turned = queued % 2 == 0 ? 7 : 6;
+    it.ring_turned = 6;
     it.ring_queued = queued;
     do_it(it, operation);
     it.scripts = {rotate_values(3), rotate_values(2 * ring_capacity + 5), drain_values(), fill_values()};

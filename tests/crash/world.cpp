@@ -171,25 +171,25 @@ void Actor::note_popped(unsigned port, const weir::BufferPtr& message) {
     }
 }
 
+void Actor::note_value(weir::RingStatus status, Event done) {
+    if (status == weir::RingStatus::corrupt) {
+        box.fail("%s: the ring is corrupt", role_names[role]);
+    }
+    const What nothing = done.what == What::push ? What::push_full : What::pop_empty;
+    note(ring_place, status == weir::RingStatus::ok ? done : Event{nothing, 0});
+}
+
 bool Actor::push_value(std::uint32_t value) {
     const weir::RingStatus status = values_out.try_push(value);
-    if (status == weir::RingStatus::corrupt) {
-        box.fail("%s: the ring is corrupt, a push finds", role_names[role]);
-    }
-    const bool is_pushed = status == weir::RingStatus::ok;
-    note(ring_place, is_pushed ? Event{What::push, value} : Event{What::push_full, 0});
-    return is_pushed;
+    note_value(status, {What::push, value});
+    return status == weir::RingStatus::ok;
 }
 
 bool Actor::pop_value() {
     std::uint32_t value = 0;
     const weir::RingStatus status = values_in.try_pop(value);
-    if (status == weir::RingStatus::corrupt) {
-        box.fail("%s: the ring is corrupt, a pop finds", role_names[role]);
-    }
-    const bool is_popped = status == weir::RingStatus::ok;
-    note(ring_place, is_popped ? Event{What::pop, value} : Event{What::pop_empty, 0});
-    return is_popped;
+    note_value(status, {What::pop, value});
+    return status == weir::RingStatus::ok;
 }
 
 weir::BufferPtr Actor::pop(unsigned port) {

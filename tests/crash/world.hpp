@@ -79,6 +79,7 @@ public:
     void note_popped(unsigned port, const weir::BufferPtr& buffer);
     bool push_value(std::uint32_t value);
     bool pop_value();
+    void note_value(weir::RingStatus status, Event done);
 
     // A tag that no other message has.
     std::uint32_t new_tag();
@@ -104,6 +105,7 @@ public:
     weir::PushResult fanned[port_count] = {};
     std::size_t batch_done = 0;
     std::uint32_t values[ring_batch] = {};
+    weir::RingStatus value_status = weir::RingStatus::ok;
     std::optional<weir::Membership> joined;
     weir::ReapResult reaped[2];
 };

@@ -69,6 +69,14 @@ def output_of(command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def find(root, name):
+    """What the packages have under that name, wherever they have it."""
+    found = next(root.glob(f"**/{name}"), None)
+    if found is None:
+        raise RuntimeError(f"none of the packages has {name}")
+    return found
+
+
 class Packages:
     """apt-get with lists and an architecture of its own."""
 
@@ -129,7 +137,7 @@ def prepare(folder):
     say(f"fetching {kernel}, {', '.join(PACKAGES)}")
     packages.unpack(kernel, *PACKAGES)
     root = packages.folder / "root"
-    shutil.copy(next((root / "boot").glob("vmlinuz-*")), folder / "kernel")
+    shutil.copy(find(root, "boot/vmlinuz-*"), folder / "kernel")
 
     # What the machine starts with: files at the places that they have there.
     first = folder / "first"
@@ -140,14 +148,14 @@ def prepare(folder):
     (first / "repository").write_text(f"{REPOSITORY}\n")
     (first / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
     (first / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
-    shutil.copy(next(root.glob("**/bin/busybox")), first / "bin/busybox")
+    shutil.copy(find(root, "bin/busybox"), first / "bin/busybox")
     (first / "bin/sh").symlink_to("busybox")
     for name in LIBRARY_NAMES:
         shutil.copy(LIBRARIES / name, first / "lib" / name)
-    shutil.copy(next(root.glob("**/liburing.so.2")), first / "lib/liburing.so.2")
+    shutil.copy(find(root, "liburing.so.2"), first / "lib/liburing.so.2")
     for number, name in enumerate(MODULES):
         with open(first / "modules" / f"{number:02}.ko", "wb") as unpacked:
-            subprocess.run(["xz", "-dc", next(root.glob(f"**/kernel/{name}.ko.xz"))], check=True, stdout=unpacked)
+            subprocess.run(["xz", "-dc", find(root, f"kernel/{name}.ko.xz")], check=True, stdout=unpacked)
     archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], check=True, stdout=subprocess.PIPE, cwd=first,
                              input="\n".join(str(path.relative_to(first)) for path in sorted(first.rglob("*"))).encode())
     (folder / "first.cpio").write_bytes(archive.stdout)
@@ -155,7 +163,7 @@ def prepare(folder):
     system_programs = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     subprocess.run([shutil.which("mke2fs", path=system_programs), "-q", "-t", "ext4", folder / "disk", DISK], check=True)
 
-    described = next(root.glob("**/pkgconfig/liburing.pc"))
+    described = find(root, "pkgconfig/liburing.pc")
     described.write_text(described.read_text().replace("/usr", str(root / "usr")))
     wrapper = [sys.executable, str(pathlib.Path(__file__).resolve()), "run", str(folder)]
     cross_file.write_text(f"[binaries]\nexe_wrapper = {wrapper}\n\n[properties]\n"
@@ -200,6 +208,6 @@ def main(arguments):
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (RuntimeError, OSError, StopIteration, subprocess.CalledProcessError) as error:
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         say(error)
         sys.exit(1)
